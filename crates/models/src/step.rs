@@ -1,0 +1,188 @@
+//! One batched forward as the engine lays it out: which rows run, where their keys and values go, who sees whom,
+//! what is read. Flat vectors, reused from step to step.
+use omnidecode_core::Token;
+use omnidecode_core::noise::Key;
+use std::ops::Range;
+
+/// What a row enters its first layer with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Entry {
+    /// The embedding of a token.
+    Token(Token),
+    /// `hidden` floats of [`Step::vectors`] from this offset, in place of an embedding (before any embedding scale).
+    Embedding(usize),
+    /// A weighted sum of embeddings: this range of [`Step::mixes`].
+    Mix(Range<usize>),
+    /// `hidden` floats of [`Step::vectors`] from this offset: the residual stream entering the segment's first layer.
+    Hidden(usize),
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowEntry {
+    /// What it enters with.
+    pub entry: Entry,
+    /// Rotary position.
+    pub position: u32,
+    /// Absolute place in its sequence: orders keys in attention, decides sliding windows.
+    pub place: u32,
+    /// Slot that its keys and values are written to, in every layer it passes.
+    pub slot: u32,
+    /// Committed places it sees: this range of [`Step::spans`]. Sorted, disjoint, and including its own place when
+    /// its slot belongs to a page.
+    pub spans: Range<usize>,
+    /// Rows outside the pages that it sees (tail): this range of [`Step::extras`], sorted by place, itself included
+    /// when its slot is in the tail.
+    pub extras: Range<usize>,
+}
+
+/// A visible key outside the page table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Visible {
+    /// Absolute place.
+    pub place: u32,
+    /// Slot.
+    pub slot: u32,
+}
+
+/// Consecutive rows of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Rows of the step.
+    pub rows: Range<usize>,
+    /// Page table of the sequence: this range of [`Step::pages`]. Place `p` is slot `pages[p / PAGE] * PAGE + p % PAGE`.
+    pub table: Range<usize>,
+    /// Layers these rows pass: `0..layers` for a whole forward.
+    pub layers: Range<usize>,
+}
+
+/// How a choice bends the law of a row: temperature and truncations, in the order of vLLM.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Warp {
+    /// 0 means the largest logit (lowest id on a tie).
+    pub temperature: f32,
+    /// Keep the k largest; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set whose mass reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep what has at least this share of the largest probability; 0 keeps all.
+    pub min_p: f32,
+    /// Locally typical mass; 1 keeps all.
+    pub typical_p: f32,
+}
+impl Warp {
+    /// The largest logit.
+    pub const GREEDY: Warp = Warp { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, typical_p: 1.0 };
+}
+
+/// A choice to be made where the logits are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The law's bending.
+    pub warp: Warp,
+    /// Noise of the position the choice is for.
+    pub key: Key,
+}
+
+/// What is read at one row. Everything but `choice` and `logits` is of the raw logits, before any bending.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowRead {
+    /// Row of the step.
+    pub row: usize,
+    /// Call `bend` on this row's logits.
+    pub bend: bool,
+    /// Choose a token.
+    pub choice: Option<Choice>,
+    /// The k largest logits with their ids, descending, ties by lower id.
+    pub top: usize,
+    /// Statistics of the row.
+    pub stats: bool,
+    /// Log-probabilities of these tokens: this range of [`Step::asked`].
+    pub asked: Range<usize>,
+    /// The whole row, bent.
+    pub logits: bool,
+}
+
+/// Statistics of a row of logits in one pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stats {
+    /// Token of the largest logit, lowest id on a tie.
+    pub argmax: Token,
+    /// Largest logit.
+    pub max: f32,
+    /// Second largest logit.
+    pub second: f32,
+    /// Log of the sum of exponentials.
+    pub lse: f32,
+    /// Entropy of the softmax, in nats.
+    pub entropy: f32,
+}
+
+/// A hidden state to be read: the residual stream of `row` before layer `layer` (`layer == layers`: after the last
+/// layer and the final norm).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tap {
+    /// Row of the step.
+    pub row: usize,
+    /// Layer boundary.
+    pub layer: usize,
+}
+
+/// What was read at one row; the fields that were not asked for are empty.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading<'a> {
+    /// The chosen token.
+    pub choice: Option<Token>,
+    /// Raw log-probability of the chosen token (of the unbent softmax).
+    pub logprob: f32,
+    /// Largest logits, descending.
+    pub top: &'a [(Token, f32)],
+    /// Statistics.
+    pub stats: Stats,
+    /// Log-probabilities of the asked tokens, in the order asked.
+    pub asked: &'a [f32],
+    /// All logits, bent.
+    pub logits: &'a [f32],
+    /// Hidden states tapped at this row, in the order of [`Step::taps`], `hidden` floats each.
+    pub hidden: &'a [f32],
+}
+
+/// The whole forward.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Step {
+    /// Rows, grouped by segment.
+    pub rows: Vec<RowEntry>,
+    /// Backing of [`Entry::Embedding`] and [`Entry::Hidden`].
+    pub vectors: Vec<f32>,
+    /// Backing of [`Entry::Mix`].
+    pub mixes: Vec<(Token, f32)>,
+    /// The sequences.
+    pub segments: Vec<Segment>,
+    /// Backing of [`Segment::table`].
+    pub pages: Vec<u32>,
+    /// Backing of [`RowEntry::spans`]: visible committed places, start and end.
+    pub spans: Vec<(u32, u32)>,
+    /// Backing of [`RowEntry::extras`].
+    pub extras: Vec<Visible>,
+    /// Rows to be read, ascending. A row with taps only is read too, so that its hidden states come back.
+    pub reads: Vec<RowRead>,
+    /// Backing of [`RowRead::asked`].
+    pub asked: Vec<Token>,
+    /// Hidden states to be read, sorted by row, then layer; each row named here has an entry in `reads`.
+    pub taps: Vec<Tap>,
+}
+impl Step {
+    /// Forget everything, keep the memory.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.vectors.clear();
+        self.mixes.clear();
+        self.segments.clear();
+        self.pages.clear();
+        self.spans.clear();
+        self.extras.clear();
+        self.reads.clear();
+        self.asked.clear();
+        self.taps.clear();
+    }
+}
