@@ -9,4 +9,7 @@ pub mod step;
 
 pub use card::ModelCard;
 pub use network::{Network, NetworkError};
-pub use step::{Choice, Entry, Reading, RowEntry, RowRead, Segment, Stats, Step, Tap, Visible, Warp};
+pub use step::{
+    Bias, Choice, Clamp, ClampAction, Edits, Entry, Reading, RowEntry, RowRead, Segment, Stats,
+    Step, Tap, Visible, Warp,
+};

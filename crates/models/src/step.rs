@@ -3,6 +3,7 @@
 use omnidecode_core::Token;
 use omnidecode_core::noise::Key;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What a row enters its first layer with.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +27,8 @@ pub struct RowEntry {
     pub position: u32,
     /// Absolute place in its sequence: orders keys in attention, decides sliding windows.
     pub place: u32,
-    /// Slot that its keys and values are written to, in every layer it passes.
+    /// Slot that its keys and values are written to, in every layer it passes. A later step may bring the same slot
+    /// through further layers (early exit, token revival): layers are written independently.
     pub slot: u32,
     /// Committed places it sees: this range of [`Step::spans`]. Sorted, disjoint, and including its own place when
     /// its slot belongs to a page.
@@ -72,7 +74,13 @@ pub struct Warp {
 }
 impl Warp {
     /// The largest logit.
-    pub const GREEDY: Warp = Warp { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, typical_p: 1.0 };
+    pub const GREEDY: Warp = Warp {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        typical_p: 1.0,
+    };
 }
 
 /// A choice to be made where the logits are.
@@ -128,6 +136,57 @@ pub struct Tap {
     pub layer: usize,
 }
 
+/// What a request changes inside the model (an intervention). Empty is bit-identical to absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Edits {
+    /// Added to the scaled attention score of one key, per layer and query head, before the softmax.
+    pub biases: Vec<Bias>,
+    /// Activations of the feed-forward set, moved or scaled.
+    pub clamps: Vec<Clamp>,
+}
+
+/// An attention bias on one key place (ZeroTuning: `ln(gamma)` at place 0).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bias {
+    /// Layer.
+    pub layer: u32,
+    /// Query head.
+    pub head: u32,
+    /// Absolute place of the key.
+    pub place: u32,
+    /// Added to the score, in nats.
+    pub add: f32,
+}
+
+/// One neuron of a feed-forward layer held, moved or scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clamp {
+    /// Layer.
+    pub layer: u32,
+    /// Index of the neuron in `0..intermediate`.
+    pub neuron: u32,
+    /// First absolute place it applies to.
+    pub from: u32,
+    /// What is done.
+    pub action: ClampAction,
+    /// The value.
+    pub value: f32,
+}
+
+/// How a [`Clamp`] acts. `Set`, `Add` and `Scale` act on the up-projection before the gate's product, `Post` sets the
+/// product itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClampAction {
+    /// up = value
+    Set,
+    /// up += value
+    Add,
+    /// up *= value
+    Scale,
+    /// act(gate) * up = value
+    Post,
+}
+
 /// What was read at one row; the fields that were not asked for are empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading<'a> {
@@ -145,6 +204,9 @@ pub struct Reading<'a> {
     pub logits: &'a [f32],
     /// Hidden states tapped at this row, in the order of [`Step::taps`], `hidden` floats each.
     pub hidden: &'a [f32],
+    /// Attention weights asked by [`Step::masses`] at this row: for each, the mean over query heads of the softmax
+    /// weight of every key the row sees, in place order.
+    pub mass: &'a [f32],
 }
 
 /// The whole forward.
@@ -170,6 +232,11 @@ pub struct Step {
     pub asked: Vec<Token>,
     /// Hidden states to be read, sorted by row, then layer; each row named here has an entry in `reads`.
     pub taps: Vec<Tap>,
+    /// Attention weights to be read: of `row` in layer `layer`. Sorted by row, then layer; each row has an entry in
+    /// `reads`. Costs a pass over the row's keys.
+    pub masses: Vec<Tap>,
+    /// Interventions of segments: (segment, edits), ascending. Segments not named run untouched.
+    pub edits: Vec<(usize, Arc<Edits>)>,
 }
 impl Step {
     /// Forget everything, keep the memory.
@@ -184,5 +251,7 @@ impl Step {
         self.reads.clear();
         self.asked.clear();
         self.taps.clear();
+        self.masses.clear();
+        self.edits.clear();
     }
 }
