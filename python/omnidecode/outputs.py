@@ -1,0 +1,103 @@
+"""What a request gives back, in vLLM's shape, with what only this engine knows: ``usage`` and ``guarantee``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["CompletionOutput", "Delta", "Logprob", "RequestOutput", "Usage"]
+
+
+@dataclass(slots=True)
+class Logprob:
+    """A token's log-probability under the raw distribution of the model, before temperature and penalties.
+
+    ``rank`` counts from 1; it is ``None`` for a chosen token outside of the ``logprobs`` largest (vLLM counts on).
+    """
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a sequence cost, counted exactly.
+
+    ``forwards``: batched forwards of the target model that ran rows of this sequence, prefill included.
+    ``rows``: positions that these forwards computed. ``drafted`` and ``accepted``: proposed tokens, and how many of
+    them were kept. ``host_reads``: read-backs to the host.
+    """
+
+    forwards: int = 0
+    rows: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    host_reads: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.forwards + other.forwards,
+            self.rows + other.rows,
+            self.drafted + other.drafted,
+            self.accepted + other.accepted,
+            self.host_reads + other.host_reads,
+        )
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One of the ``n`` answers to a prompt.
+
+    ``finish_reason``: ``"stop"`` (an end token, a stop token or a stop string; ``stop_reason`` is the id or the
+    string, ``None`` for the model's own end token) or ``"length"``. ``token_ids`` holds every committed token, those of
+    a stop string too; ``text`` ends before it unless ``include_stop_str_in_output``.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    seed: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """The answers to one prompt.
+
+    ``guarantee`` is ``"exact"`` (token for token what plain decoding gives under the same seed), ``"distribution"``
+    (the same law) or ``"approximate"``.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    strategy: str
+    guarantee: str
+
+    @property
+    def usage(self) -> Usage:
+        """The sum over the outputs."""
+        return sum((output.usage for output in self.outputs), Usage())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, ready for JSON."""
+        return {**asdict(self), "usage": asdict(self.usage)}
+
+
+@dataclass(slots=True)
+class Delta:
+    """What one answer gained since the last time: ``text`` never ends inside a character or a possible stop string."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[dict[int, Logprob]] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
