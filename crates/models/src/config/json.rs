@@ -1,0 +1,643 @@
+//! `config.json`, in the vocabulary of transformers 4 and 5.
+//!
+//! Fields decide. `model_type` only selects what a configuration leaves out: the defaults that transformers gives the
+//! fields of that type, and the arithmetic that has no field (Gemma's norms, OLMo 2's placement).
+use super::fields::Fields;
+use super::rope::{RopeScaling, RopeSpec, longrope_attention, yarn_attention};
+use super::{
+    Activation, Attention, Config, Experts, LayerConfig, NormKind, NormPlacement, QkNorm,
+    RopeLayout,
+};
+use crate::error::{ModelError, Result};
+use serde_json::Value;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Llama,
+    Mistral,
+    Mixtral,
+    Qwen2,
+    Qwen3,
+    Qwen3Moe,
+    Gemma,
+    Gemma2,
+    Gemma3,
+    Phi3,
+    Granite,
+    Olmo2,
+    Gpt2,
+    SmolLm3,
+    Llada,
+    Dream,
+    Sdar,
+    SdarMoe,
+}
+use Family::*;
+
+const FAMILIES: [(&str, Family); 19] = [
+    ("llama", Llama),
+    ("mistral", Mistral),
+    ("mixtral", Mixtral),
+    ("qwen2", Qwen2),
+    ("qwen3", Qwen3),
+    ("qwen3_moe", Qwen3Moe),
+    ("gemma", Gemma),
+    ("gemma2", Gemma2),
+    ("gemma3_text", Gemma3),
+    ("gemma3", Gemma3),
+    ("phi3", Phi3),
+    ("granite", Granite),
+    ("olmo2", Olmo2),
+    ("gpt2", Gpt2),
+    ("smollm3", SmolLm3),
+    ("llada", Llada),
+    ("Dream", Dream),
+    ("sdar", Sdar),
+    ("sdar_moe", SdarMoe),
+];
+
+impl Family {
+    fn gemma(self) -> bool {
+        matches!(self, Gemma | Gemma2 | Gemma3)
+    }
+    fn sparse(self) -> bool {
+        matches!(self, Mixtral | Qwen3Moe | SdarMoe)
+    }
+    fn theta(self) -> f64 {
+        match self {
+            Gemma3 | Mixtral | Dream => 1e6,
+            SmolLm3 => 2e6,
+            _ => 1e4,
+        }
+    }
+}
+
+impl Config {
+    /// Read the JSON of a `config.json`. A multimodal configuration gives its `text_config`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for a field that is missing, of the wrong type or out of range;
+    /// [`ModelError::UnsupportedConfig`] for a model of another kind.
+    pub fn from_json(json: &Value) -> Result<Self> {
+        let whole = Fields::new(json, "")?;
+        let text = whole.object(&["text_config"])?;
+        let fields = match text {
+            Some(text) => Fields::new(text, "text_config")?,
+            None => whole,
+        };
+        let name = fields
+            .text(&["model_type"])?
+            .or(whole.text(&["model_type"])?);
+        let name = name.ok_or_else(|| {
+            ModelError::config("model_type", "the name of an architecture", "no such field")
+        })?;
+        let family = FAMILIES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, family)| *family)
+            .ok_or_else(|| {
+                let known: Vec<_> = FAMILIES.iter().map(|(known, _)| *known).collect();
+                ModelError::unsupported(
+                    format!("model_type of {}", known.join(", ")),
+                    format!("model_type `{name}`"),
+                )
+            })?;
+        let mut config = read(fields, family, name)?;
+        if text.is_some() {
+            config.eos.extend(whole.tokens(&["eos_token_id"])?);
+            config.bos = config.bos.or(whole.token(&["bos_token_id"])?);
+            config.pad = config.pad.or(whole.token(&["pad_token_id"])?);
+        }
+        config.eos.sort_unstable();
+        config.eos.dedup();
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
+    let hidden = f.need(&["hidden_size", "n_embd", "d_model"])?;
+    let count = f.need(&["num_hidden_layers", "n_layer", "n_layers"])?;
+    let heads = f.need(&["num_attention_heads", "n_head", "n_heads"])?;
+    super::check::sizes(&[
+        ("hidden_size", hidden, 1 << 20),
+        ("num_hidden_layers", count, 1 << 12),
+        ("num_attention_heads", heads, 1 << 14),
+    ])?;
+    let kv_heads = f
+        .size(&["num_key_value_heads", "n_kv_heads"])?
+        .unwrap_or(match family {
+            Mistral | Mixtral => 8.min(heads),
+            _ => heads,
+        });
+    let head_dim = match f.size(&["head_dim"])? {
+        Some(width) => width,
+        None => match family {
+            Gemma | Gemma2 | Gemma3 => 256,
+            Qwen3 | Sdar => 128,
+            _ if hidden.is_multiple_of(heads) => hidden / heads,
+            _ => {
+                return Err(ModelError::config(
+                    "hidden_size",
+                    format!("a multiple of num_attention_heads ({heads}), or a head_dim"),
+                    hidden,
+                ));
+            }
+        },
+    };
+    super::check::sizes(&[
+        ("head_dim", head_dim, 1 << 16),
+        ("num_key_value_heads", kv_heads, 1 << 14),
+    ])?;
+    let intermediate = match f.size(&["intermediate_size", "n_inner", "mlp_hidden_size"])? {
+        Some(width) => width,
+        None if family == Llada => hidden * f.size(&["mlp_ratio"])?.unwrap_or(4).min(1 << 10),
+        None if family == Gpt2 => 4 * hidden,
+        None => f.need(&["intermediate_size"])?,
+    };
+    let context = f
+        .size(&[
+            "max_position_embeddings",
+            "n_positions",
+            "max_sequence_length",
+        ])?
+        .unwrap_or(2048);
+    super::check::sizes(&[("max_position_embeddings", context, 1 << 31)])?;
+    let default_scale = match family {
+        Gemma2 | Gemma3 => f
+            .number(&["query_pre_attn_scalar"])?
+            .unwrap_or(256.0)
+            .powf(-0.5),
+        Granite => f.number(&["attention_multiplier"])?.unwrap_or(1.0),
+        Gpt2 if f.boolean(&["scale_attn_weights"])? == Some(false) => 1.0,
+        _ => match f.number(&["query_pre_attn_scalar"])? {
+            Some(scalar) => scalar.powf(-0.5),
+            None => f
+                .number(&["attention_multiplier"])?
+                .unwrap_or((head_dim as f64).powf(-0.5)),
+        },
+    };
+    let windows = windows(f, family, count)?;
+    let (ropes, rope_of) = ropes(f, family, head_dim, context, &windows)?;
+    let experts = experts(f, family, intermediate)?;
+    let sparse = sparse_layers(f, family, count)?;
+    let inverse = f.boolean(&["scale_attn_by_inverse_layer_idx"])? == Some(true);
+    let layers = (0..count)
+        .map(|i| LayerConfig {
+            rope: rope_of[i],
+            window: windows[i],
+            attention_scale: (default_scale / if inverse { (i + 1) as f64 } else { 1.0 }) as f32,
+            sparse: sparse[i],
+        })
+        .collect();
+    let attention_bias = f
+        .boolean(&["attention_bias", "include_bias"])?
+        .unwrap_or(false);
+    let softcap = |key: &'static str, default: Option<f64>| -> Result<Option<f32>> {
+        let found = f.number(&[key])?;
+        Ok(if f.has(key) { found } else { default }.map(|x| x as f32))
+    };
+    let vocab = f
+        .size(&["embedding_size"])?
+        .filter(|_| family == Llada)
+        .map_or_else(|| f.need(&["vocab_size"]), Ok)?;
+    let (attention, logit_shift, mask) = diffusion(f, family, vocab)?;
+    Ok(Config {
+        architecture: name.to_string(),
+        vocab,
+        hidden,
+        heads,
+        kv_heads,
+        head_dim,
+        intermediate,
+        activation: activation(f, family)?,
+        gated: family != Gpt2,
+        norm: match family {
+            Gpt2 => NormKind::Layer,
+            _ if family.gemma() => NormKind::RmsPlusOne,
+            _ => NormKind::Rms,
+        },
+        norm_eps: f
+            .number(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"])?
+            .unwrap_or(match family {
+                Mistral | Mixtral | Olmo2 | Phi3 | Gpt2 | Llada => 1e-5,
+                _ => 1e-6,
+            }) as f32,
+        norm_placement: match family {
+            Gemma2 | Gemma3 => NormPlacement::Sandwich,
+            Olmo2 => NormPlacement::Post,
+            _ => NormPlacement::Pre,
+        },
+        qk_norm: match family {
+            Qwen3 | Qwen3Moe | Gemma3 | Sdar | SdarMoe => QkNorm::PerHead,
+            Olmo2 => QkNorm::Whole,
+            _ => QkNorm::None,
+        },
+        ropes,
+        rope_layout: RopeLayout::Halves,
+        layers,
+        attention,
+        attention_softcap: softcap("attn_logit_softcapping", (family == Gemma2).then_some(50.0))?,
+        final_softcap: softcap(
+            "final_logit_softcapping",
+            (family == Gemma2).then_some(30.0),
+        )?,
+        qkv_bias: match family {
+            Gpt2 | Qwen2 | Dream => true,
+            Llada => f.boolean(&["include_qkv_bias"])?.unwrap_or(attention_bias),
+            Phi3 | Mistral | Mixtral => false,
+            _ => attention_bias,
+        },
+        o_bias: match family {
+            Gpt2 => true,
+            Qwen2 | Dream | Phi3 | Mistral | Mixtral => false,
+            _ => attention_bias,
+        },
+        mlp_bias: match family {
+            Gpt2 => true,
+            Llada => attention_bias,
+            Llama | Granite | SmolLm3 => f.boolean(&["mlp_bias"])?.unwrap_or(false),
+            _ => false,
+        },
+        tied: f
+            .boolean(&["tie_word_embeddings", "weight_tying"])?
+            .unwrap_or(family.gemma() || matches!(family, SmolLm3 | Gpt2)),
+        embedding_scale: match family {
+            _ if family.gemma() => (hidden as f32).sqrt(),
+            _ => f.number(&["embedding_multiplier"])?.unwrap_or(1.0) as f32,
+        },
+        residual_scale: f.number(&["residual_multiplier"])?.unwrap_or(1.0) as f32,
+        logit_scale: (1.0 / f.number(&["logits_scaling"])?.unwrap_or(1.0)) as f32,
+        experts,
+        learned_positions: (family == Gpt2).then_some(context),
+        context,
+        bos: f.token(&["bos_token_id"])?,
+        eos: f.tokens(&["eos_token_id"])?,
+        pad: f.token(&["pad_token_id"])?,
+        mask,
+        logit_shift,
+    })
+}
+
+fn activation(f: Fields<'_>, family: Family) -> Result<Activation> {
+    let name = match f.text(&[
+        "hidden_activation",
+        "hidden_act",
+        "activation_function",
+        "activation_type",
+    ])? {
+        // Gemma 1 wrote `gelu` for the approximation that it computes.
+        Some("gelu") if family == Gemma => "gelu_pytorch_tanh",
+        Some(name) => name,
+        None if family.gemma() => "gelu_pytorch_tanh",
+        None if family == Gpt2 => "gelu_new",
+        None => "silu",
+    };
+    Ok(match name {
+        "silu" | "swish" => Activation::Silu,
+        "gelu" => Activation::Gelu,
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        "relu2" => Activation::ReluSquared,
+        other => {
+            return Err(ModelError::config(
+                f.name("hidden_act"),
+                "silu, gelu, gelu_pytorch_tanh, gelu_new, relu or relu2",
+                other,
+            ));
+        }
+    })
+}
+
+/// The sliding window of each layer.
+fn windows(f: Fields<'_>, family: Family, count: usize) -> Result<Vec<Option<usize>>> {
+    let default = match family {
+        Mistral if !f.has("sliding_window") => Some(4096),
+        Gemma2 | Gemma3 if !f.has("sliding_window") => Some(4096),
+        _ => None,
+    };
+    let window = f.size(&["sliding_window"])?.or(default);
+    let used = f.boolean(&["use_sliding_window"])?;
+    if let Some(types) = f.list(&["layer_types"])? {
+        if types.len() < count {
+            return Err(ModelError::config(
+                f.name("layer_types"),
+                format!("one entry for each of the {count} layers"),
+                types.len(),
+            ));
+        }
+        return types[..count]
+            .iter()
+            .map(|kind| match kind.as_str() {
+                Some("full_attention") => Ok(None),
+                Some("sliding_attention") => window.map(Some).ok_or_else(|| {
+                    ModelError::config(
+                        f.name("sliding_window"),
+                        "a size, for the layers of sliding_attention",
+                        "none",
+                    )
+                }),
+                _ => Err(ModelError::config(
+                    f.name("layer_types"),
+                    "full_attention or sliding_attention",
+                    kind,
+                )),
+            })
+            .collect();
+    }
+    let pattern = f
+        .size(&["sliding_window_pattern", "_sliding_window_pattern"])?
+        .unwrap_or(6)
+        .max(1);
+    let first_sliding = f.size(&["max_window_layers"])?.unwrap_or(28);
+    let ropeless = no_rope(f, family, count)?;
+    let slides = |i: usize| match family {
+        Mistral | Mixtral | Phi3 => true,
+        Gemma2 => i.is_multiple_of(2),
+        Gemma3 => !(i + 1).is_multiple_of(pattern),
+        Qwen2 | Qwen3 | Qwen3Moe | Sdar | SdarMoe | Dream => {
+            used == Some(true) && i >= first_sliding
+        }
+        SmolLm3 => used == Some(true) && !ropeless[i],
+        _ => false,
+    };
+    Ok((0..count).map(|i| window.filter(|_| slides(i))).collect())
+}
+
+/// Layers without a rotary embedding (`no_rope_layers` holds 0 for them).
+fn no_rope(f: Fields<'_>, family: Family, count: usize) -> Result<Vec<bool>> {
+    if let Some(list) = f.list(&["no_rope_layers"])? {
+        let flags = list
+            .iter()
+            .map(|v| v.as_u64().filter(|n| *n < 2).map(|n| n == 0))
+            .collect::<Option<Vec<_>>>();
+        return flags.filter(|flags| flags.len() >= count).ok_or_else(|| {
+            ModelError::config(
+                f.name("no_rope_layers"),
+                format!("{count} numbers, 0 or 1"),
+                Value::from(list.to_vec()),
+            )
+        });
+    }
+    let interval = match family {
+        SmolLm3 => f.size(&["no_rope_layer_interval"])?.unwrap_or(4),
+        _ => 0,
+    };
+    Ok((0..count)
+        .map(|i| interval > 0 && (i + 1).is_multiple_of(interval))
+        .collect())
+}
+
+/// The rotary embeddings, and which of them each layer uses.
+fn ropes(
+    f: Fields<'_>,
+    family: Family,
+    head_dim: usize,
+    context: usize,
+    windows: &[Option<usize>],
+) -> Result<(Vec<RopeSpec>, Vec<Option<usize>>)> {
+    if family == Gpt2 {
+        return Ok((Vec::new(), vec![None; windows.len()]));
+    }
+    let theta = f.number(&["rope_theta"])?.unwrap_or(family.theta());
+    let parameters = f.object(&["rope_parameters"])?;
+    let nested = |kind: &'static str| {
+        parameters
+            .and_then(|p| p.get(kind))
+            .filter(|v| v.is_object())
+    };
+    let plain = |theta| RopeSpec {
+        theta,
+        rotary: head_dim,
+        scaling: RopeScaling::Default,
+    };
+    let (full, sliding) = if nested("full_attention").is_some()
+        || nested("sliding_attention").is_some()
+    {
+        let one = |kind, path| {
+            nested(kind)
+                .map(|v| spec(f, Fields::new(v, path)?, theta, head_dim, context))
+                .transpose()
+        };
+        (
+            one("full_attention", "rope_parameters.full_attention")?,
+            one("sliding_attention", "rope_parameters.sliding_attention")?,
+        )
+    } else {
+        let flat = match (parameters, f.object(&["rope_scaling"])?) {
+            (Some(p), _) => spec(
+                f,
+                Fields::new(p, "rope_parameters")?,
+                theta,
+                head_dim,
+                context,
+            )?,
+            (None, Some(s)) => spec(f, Fields::new(s, "rope_scaling")?, theta, head_dim, context)?,
+            (None, None) => spec(f, f, theta, head_dim, context)?,
+        };
+        let local = if family == Gemma3 {
+            Some(plain(f.number(&["rope_local_base_freq"])?.unwrap_or(1e4)))
+        } else {
+            None
+        };
+        (Some(flat), local)
+    };
+    let mut specs: Vec<RopeSpec> = Vec::new();
+    let ropeless = no_rope(f, family, windows.len())?;
+    let mut of = Vec::new();
+    for (window, ropeless) in windows.iter().zip(ropeless) {
+        let wanted = if window.is_some() {
+            sliding.as_ref().or(full.as_ref())
+        } else {
+            full.as_ref().or(sliding.as_ref())
+        };
+        of.push(match wanted {
+            Some(spec) if !ropeless => {
+                Some(specs.iter().position(|s| s == spec).unwrap_or_else(|| {
+                    specs.push(spec.clone());
+                    specs.len() - 1
+                }))
+            }
+            _ => None,
+        });
+    }
+    Ok((specs, of))
+}
+
+fn spec(
+    f: Fields<'_>,
+    r: Fields<'_>,
+    theta: f64,
+    head_dim: usize,
+    context: usize,
+) -> Result<RopeSpec> {
+    let theta = r.number(&["rope_theta"])?.unwrap_or(theta);
+    let partial = r
+        .number(&["partial_rotary_factor"])?
+        .or(f.number(&["partial_rotary_factor"])?)
+        .unwrap_or(1.0);
+    if !(partial > 0.0 && partial <= 1.0) {
+        return Err(ModelError::config(
+            r.name("partial_rotary_factor"),
+            "a number above 0, at most 1",
+            partial,
+        ));
+    }
+    let rotary = (head_dim as f64 * partial) as usize;
+    let factor = || r.number(&["factor"]);
+    let need = |key: &'static str| {
+        r.number(&[key])?
+            .ok_or_else(|| ModelError::config(r.name(key), "a number", "no such field"))
+    };
+    let original = || -> Result<usize> {
+        Ok(f.size(&["original_max_position_embeddings"])?
+            .or(r.size(&["original_max_position_embeddings"])?)
+            .unwrap_or(context))
+    };
+    let stretch = |original: usize| -> Result<f64> {
+        Ok(factor()?.unwrap_or(context as f64 / original.max(1) as f64))
+    };
+    let scaling = match r.text(&["rope_type", "type"])?.unwrap_or("default") {
+        "default" | "mrope" => RopeScaling::Default,
+        "linear" => RopeScaling::Linear {
+            factor: need("factor")?,
+        },
+        "dynamic" => RopeScaling::Dynamic {
+            factor: need("factor")?,
+            context,
+        },
+        "llama3" => RopeScaling::Llama3 {
+            factor: need("factor")?,
+            low: need("low_freq_factor")?,
+            high: need("high_freq_factor")?,
+            original: original()?,
+        },
+        "yarn" if r.has("short_factor") => longrope(r, original()?, stretch(original()?)?)?,
+        "yarn" => {
+            let factor = stretch(original()?)?;
+            let attention = match (
+                r.number(&["attention_factor"])?,
+                r.number(&["mscale"])?,
+                r.number(&["mscale_all_dim"])?,
+            ) {
+                (Some(attention), _, _) => attention,
+                (None, Some(m), Some(all)) if m != 0.0 && all != 0.0 => {
+                    yarn_attention(factor, m) / yarn_attention(factor, all)
+                }
+                _ => yarn_attention(factor, 1.0),
+            };
+            RopeScaling::Yarn {
+                factor,
+                original: original()?,
+                beta_fast: r
+                    .number(&["beta_fast"])?
+                    .filter(|b| *b != 0.0)
+                    .unwrap_or(32.0),
+                beta_slow: r
+                    .number(&["beta_slow"])?
+                    .filter(|b| *b != 0.0)
+                    .unwrap_or(1.0),
+                attention,
+                truncate: r.boolean(&["truncate"])?.unwrap_or(true),
+            }
+        }
+        "longrope" | "su" => longrope(r, original()?, stretch(original()?)?)?,
+        other => {
+            return Err(ModelError::config(
+                r.name("rope_type"),
+                "default, linear, dynamic, llama3, yarn or longrope",
+                other,
+            ));
+        }
+    };
+    Ok(RopeSpec {
+        theta,
+        rotary,
+        scaling,
+    })
+}
+
+fn longrope(r: Fields<'_>, original: usize, stretch: f64) -> Result<RopeScaling> {
+    let divisors = |key: &'static str| {
+        r.numbers(&[key])?
+            .ok_or_else(|| ModelError::config(r.name(key), "a list of numbers", "no such field"))
+    };
+    Ok(RopeScaling::LongRope {
+        short: divisors("short_factor")?,
+        long: divisors("long_factor")?,
+        original,
+        attention: r
+            .number(&["attention_factor"])?
+            .unwrap_or_else(|| longrope_attention(stretch, original)),
+    })
+}
+
+fn experts(f: Fields<'_>, family: Family, intermediate: usize) -> Result<Option<Experts>> {
+    if !family.sparse() {
+        return Ok(None);
+    }
+    let mixtral = family == Mixtral;
+    Ok(Some(Experts {
+        count: f
+            .size(&["num_local_experts", "num_experts"])?
+            .unwrap_or(if mixtral { 8 } else { 128 }),
+        per_token: f
+            .size(&["num_experts_per_tok"])?
+            .unwrap_or(if mixtral { 2 } else { 8 }),
+        normalize: if mixtral {
+            true
+        } else {
+            f.boolean(&["norm_topk_prob"])?.unwrap_or(false)
+        },
+        intermediate: if mixtral {
+            intermediate
+        } else {
+            f.size(&["moe_intermediate_size"])?.unwrap_or(768)
+        },
+    }))
+}
+
+fn sparse_layers(f: Fields<'_>, family: Family, count: usize) -> Result<Vec<bool>> {
+    let step = f.size(&["decoder_sparse_step"])?.unwrap_or(1).max(1);
+    let dense = f.list(&["mlp_only_layers"])?.unwrap_or(&[]);
+    let is_dense = |i: usize| dense.iter().any(|d| d.as_u64() == Some(i as u64));
+    Ok((0..count)
+        .map(|i| match family {
+            Mixtral => true,
+            _ => family.sparse() && (i + 1).is_multiple_of(step) && !is_dense(i),
+        })
+        .collect())
+}
+
+/// Attention, logit shift and mask token: by their fields, else by what the published diffusion models do.
+fn diffusion(
+    f: Fields<'_>,
+    family: Family,
+    vocab: usize,
+) -> Result<(Attention, usize, Option<u32>)> {
+    let (kind, shift, mask) = match family {
+        Llada => ("full", 0, Some(126_336)),
+        Dream => ("full", 1, Some(151_666)),
+        Sdar | SdarMoe => ("block", 0, Some(151_669)),
+        Gemma3 if f.boolean(&["use_bidirectional_attention"])? == Some(true) => ("full", 1, None),
+        _ => ("causal", 1, None),
+    };
+    let attention = match f.text(&["attention"])?.unwrap_or(kind) {
+        "causal" => Attention::Causal,
+        "full" => Attention::Full,
+        "block" => Attention::Block(f.size(&["block_size"])?.unwrap_or(4)),
+        other => {
+            return Err(ModelError::config(
+                f.name("attention"),
+                "full, causal or block",
+                other,
+            ));
+        }
+    };
+    Ok((
+        attention,
+        f.size(&["logit_shift"])?.unwrap_or(shift),
+        f.token(&["mask_token_id"])?
+            .or(mask.filter(|id| (*id as usize) < vocab)),
+    ))
+}

@@ -1,0 +1,12 @@
+//! Weights on disk: safetensors and GGUF, memory-mapped, by one set of names.
+mod dtype;
+pub mod gguf;
+mod parts;
+pub mod safetensors;
+mod tensor;
+mod weights;
+
+pub use dtype::Dtype;
+pub use parts::{Field, Part};
+pub use tensor::Tensor;
+pub use weights::Weights;
