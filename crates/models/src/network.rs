@@ -1,18 +1,24 @@
 //! The one face that the engine sees of a model on a device.
 use crate::card::ModelCard;
 use crate::step::{Reading, Step};
+pub use omnidecode_core::PAGE;
 
 /// Why a forward failed. The engine fails the named rows' requests only.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum NetworkError {
     /// An activation became infinite or NaN; the rows whose requests must fail.
-    #[error("the activations of row {row} at layer {layer} are not finite; expected finite numbers: check the weights, the embeddings fed in, or the interventions of this request")]
+    #[error(
+        "the activations of row {row} at layer {layer} are not finite; expected finite numbers: check the weights, the embeddings fed in, or the interventions of this request"
+    )]
     NotFinite {
         /// Row of the step.
         row: usize,
         /// Layer at which it was seen; the number of layers means the head.
         layer: usize,
     },
+    /// The KV store does not fit.
+    #[error("{0}")]
+    Memory(String),
     /// The step asks for something this network does not do.
     #[error("{0}")]
     Unsupported(String),
@@ -28,7 +34,10 @@ pub trait Network: Send {
     fn card(&self) -> &ModelCard;
 
     /// Make the KV store: `pages` pages of [`PAGE`] slots, then `tail` slots. Called once, before any step.
-    fn reserve(&mut self, pages: usize, tail: usize);
+    ///
+    /// # Errors
+    /// [`NetworkError::Memory`] when the system refuses that much memory.
+    fn reserve(&mut self, pages: usize, tail: usize) -> Result<(), NetworkError>;
 
     /// Run every row of the step through its layers, writing keys and values, then read what `step.reads` and
     /// `step.taps` ask for.
@@ -49,7 +58,3 @@ pub trait Network: Send {
     /// Bytes of one slot over all layers.
     fn slot_bytes(&self) -> usize;
 }
-
-/// Rows a page holds. Attention accumulates over blocks of this many absolute positions, so it is part of the
-/// arithmetic and not a tuning knob.
-pub const PAGE: usize = 32;

@@ -1,6 +1,7 @@
 //! One batched forward as the engine lays it out: which rows run, where their keys and values go, who sees whom,
 //! what is read. Flat vectors, reused from step to step.
 use omnidecode_core::Token;
+pub use omnidecode_core::law::Warp;
 use omnidecode_core::noise::Key;
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,31 +57,6 @@ pub struct Segment {
     pub table: Range<usize>,
     /// Layers these rows pass: `0..layers` for a whole forward.
     pub layers: Range<usize>,
-}
-
-/// How a choice bends the law of a row: temperature and truncations, in the order of vLLM.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Warp {
-    /// 0 means the largest logit (lowest id on a tie).
-    pub temperature: f32,
-    /// Keep the k largest; 0 keeps all.
-    pub top_k: usize,
-    /// Keep the smallest set whose mass reaches this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep what has at least this share of the largest probability; 0 keeps all.
-    pub min_p: f32,
-    /// Locally typical mass; 1 keeps all.
-    pub typical_p: f32,
-}
-impl Warp {
-    /// The largest logit.
-    pub const GREEDY: Warp = Warp {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        typical_p: 1.0,
-    };
 }
 
 /// A choice to be made where the logits are.
