@@ -6,23 +6,23 @@ import itertools
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Union
+from typing import Any
 
 from . import _core
-from .errors import ModelError, OmnidecodeError, RequestError
+from ._strategy import Strategy, resolve
+from .errors import ModelError, RequestError
 from .hub import locate
 from .outputs import RequestOutput
 from .sampling import SamplingParams
-from .strategies import Strategy, resolve
 from .streaming import AsyncTextStream, Job, TextStream, gather_async, gather_blocking
 
 __all__ = ["LLM"]
 
-Prompt = Union[str, Sequence[int], Mapping[str, Any]]
+Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = Mapping[str, Any]
-StrategyLike = Union[str, Mapping[str, Any], Strategy, None]
+StrategyLike = str | Mapping[str, Any] | Strategy | None
 #: ``processor(token_ids, logits)``: bend ``logits`` (an ``array.array('f')`` of the vocabulary's length) in place, or
 #: return what takes its place.
 LogitsProcessor = Callable[[list[int], Any], Any]

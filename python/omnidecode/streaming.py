@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from . import _core
-from .errors import Cancelled, OmnidecodeError
+from ._strategy import Strategy
+from .errors import OmnidecodeError
 from .outputs import CompletionOutput, Delta, Logprob, RequestOutput, Usage
 from .sampling import SamplingParams
-from .strategies import Strategy
 
 __all__ = ["AsyncTextStream", "Job", "TextStream", "gather_async", "gather_blocking"]
 
@@ -74,9 +74,7 @@ class Job:
         output.finish_reason, output.stop_reason = chunk.finish_reason, chunk.stop_reason
         if chunk.usage is not None:
             output.usage = Usage(*chunk.usage)
-        return Delta(
-            chunk.index, chunk.text, chunk.token_ids, logprobs, output.finish_reason, output.stop_reason
-        )
+        return Delta(chunk.index, chunk.text, chunk.token_ids, logprobs, output.finish_reason, output.stop_reason)
 
     def result(self) -> RequestOutput:
         """What there is now."""
