@@ -1,0 +1,66 @@
+"""The three losses of the small models: next token, masked diffusion, block diffusion.
+
+All take ids [batch, length], the number of prompt tokens P (equal in a batch) and a generator for the noise.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from omnidecode.train.alphabet import MASK, PAD
+from omnidecode.train.model import Llama
+
+
+def causal(model: Llama, ids: Tensor, prompts: Tensor) -> Tensor:
+    """Mean cross-entropy of the answer's tokens; `prompts` [batch] are prompt lengths, `<pad>` at the right is ignored."""
+    wanted = (torch.arange(1, ids.shape[1]) >= prompts[:, None]) & (ids[:, 1:] != PAD)
+    rows = torch.zeros_like(ids, dtype=torch.bool)
+    rows[:, :-1] = wanted
+    return F.cross_entropy(model(ids, rows.flatten().nonzero()[:, 0]), ids[:, 1:][wanted])
+
+
+def noise_levels(count: int, generator: torch.Generator) -> Tensor:
+    """`count` masking rates in (0, 1], evenly spread over the batch (stratified: less variance than independent draws)."""
+    t = (torch.arange(count) + torch.rand(1, generator=generator)) / count
+    return t[torch.randperm(count, generator=generator)].clamp(1e-3, 1)
+
+
+def diffusion(model: Llama, ids: Tensor, prompt: int, generator: torch.Generator) -> Tensor:
+    """LLaDA's bound (arXiv:2502.09992 eq. 3) per canvas token: mask each with rate t, cross-entropy of the masked, over t."""
+    batch, length = ids.shape
+    rate = noise_levels(batch, generator)[:, None].expand(batch, length - prompt)
+    hidden = torch.rand(rate.shape, generator=generator) < rate
+    noisy = ids.clone()
+    noisy[:, prompt:][hidden] = MASK
+    rows = F.pad(hidden, (prompt, 0)).flatten().nonzero()[:, 0]
+    return _bound(model(noisy, rows), ids[:, prompt:], hidden, rate)
+
+
+def block_diffusion(model: Llama, ids: Tensor, prompt: int, generator: torch.Generator) -> Tensor:
+    """The same bound block by block (BD3-LM, arXiv:2503.09573 section 3), all blocks in one pass.
+
+    The rows are the clean text and, behind it, a noisy copy of the canvas: a noisy row sees the clean blocks before its own
+    and its own noisy block. P must be a multiple of the block size, so that blocks align with absolute positions.
+    """
+    batch, length = ids.shape
+    size = model.shape.block_size
+    if prompt % size or length % size:
+        raise ValueError(f"prompt ({prompt}) and text ({length}) must be multiples of the block size {size}")
+    canvas = length - prompt
+    rate = noise_levels(batch * canvas // size, generator).view(batch, -1).repeat_interleave(size, 1)
+    hidden = torch.rand(rate.shape, generator=generator) < rate
+    noisy = ids[:, prompt:].masked_fill(hidden, MASK)
+
+    positions = torch.cat((torch.arange(length), torch.arange(prompt, length)))
+    block, copy = positions // size, torch.arange(length + canvas) >= length
+    row, key = block[:, None], block[None, :]
+    sees_clean = ~copy[None, :] & torch.where(copy[:, None], key < row, key <= row)
+    sees_noisy = copy[:, None] & copy[None, :] & (row == key)
+    states, _ = model.states(model.embed(torch.cat((ids, noisy), 1)), positions, sees_clean | sees_noisy)
+    return _bound(model.head(states[:, length:][hidden]), ids[:, prompt:], hidden, rate)
+
+
+def _bound(logits: Tensor, truth: Tensor, hidden: Tensor, rate: Tensor) -> Tensor:
+    return (F.cross_entropy(logits, truth[hidden], reduction="none") / rate[hidden]).sum() / truth.numel()

@@ -1,0 +1,218 @@
+"""Every recipe trains a few steps, its loss falls, and its export is whole; the loop resumes exactly; the losses see what they should."""
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from omnidecode.train import RECIPES, alphabet, checkpoint, find, loop, objectives
+from omnidecode.train.__main__ import main
+from omnidecode.train.decode import Rule, continue_text, denoise
+from omnidecode.train.model import Llama, Shape
+from omnidecode.train.recipe import questions
+
+TEXT = [name for name in RECIPES if find(name).task.canvas]
+SMALL = dict(hidden=32, intermediate=64, layers=2, heads=2)
+
+
+def small(name):
+    r = find(name)
+    return replace(r, shape=r.shape | SMALL, batch=8, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """recipe name -> (folder, losses) of 40 steps; each is trained once."""
+    done = {}
+
+    def get(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            done[name] = folder, loop.train(small(name), folder, steps=40, progress=False)
+        return done[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_loss_falls_and_the_export_is_whole(name, trained):
+    folder, losses = trained(name)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["torch_dtype"] == "float16"
+    assert config["vocab_size"] == len(alphabet.VOCABULARY)
+    attention = find(name).shape["attention"]
+    assert config.get("mask_token_id") == (None if attention == "causal" else alphabet.MASK)
+    assert config.get("logit_shift") == (None if attention == "causal" else 0)
+    assert config.get("attention", "causal") == attention
+    assert ("block_size" in config) == (attention == "block")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    assert tokenizer["model"]["vocab"]["<mask>"] == alphabet.MASK
+    facts = json.loads((folder / "training.json").read_text())
+    assert facts["recipe"] == name and facts["seed"] == 0 and facts["done"] == 40
+    assert not (folder / "state.pt").exists()
+
+    model = checkpoint.load(folder)
+    tensors = checkpoint.read_safetensors(folder / "model.safetensors")
+    assert "model.layers.1.self_attn.q_proj.weight" in tensors and len(tensors) == len(dict(model.named_parameters()))
+    assert model.shape == Shape(**small(name).shape)
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_export_gives_the_same_logits_in_the_engine(name, trained):
+    engine = pytest.importorskip("omnidecode", reason="the engine is not built")
+    if not hasattr(engine, "LLM"):
+        pytest.skip("the engine is not built")
+    folder, _ = trained(name)
+    task = find(name).task
+    question, answer = questions(task, "engine", 1, held=False)[0]
+    ids = [alphabet.BOS, *alphabet.encode(question + answer)]
+    if find(name).shape["attention"] != "causal":
+        ids += [alphabet.MASK] * (task.prompt + task.canvas - len(ids))
+    with torch.no_grad():
+        want = checkpoint.load(folder)(torch.tensor([ids]))[0]
+    got = torch.as_tensor(engine.LLM(str(folder)).logits(ids))
+    assert got.shape == want.shape
+    torch.testing.assert_close(got.float(), want, atol=2e-3, rtol=2e-3)
+    assert (got.argmax(-1) == want.argmax(-1)).float().mean() > 0.95
+
+
+def test_transformers_reads_the_export(trained):
+    transformers = pytest.importorskip("transformers")
+    folder, _ = trained("chains-ar")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = torch.tensor([[alphabet.BOS, *alphabet.encode("3+4-2;=")]])
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, checkpoint.load(folder)(ids), atol=1e-4, rtol=1e-4)
+
+
+def test_tokenizers_agrees_with_the_alphabet(trained):
+    tokenizers = pytest.importorskip("tokenizers")
+    folder, _ = trained("chains-ar")
+    text = "3+4 = <x>;\nAz~"
+    theirs = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = theirs.encode(text).ids
+    assert ids == [alphabet.BOS, *alphabet.encode(text)]
+    assert theirs.decode(ids) == text
+    assert theirs.encode("<mask>", add_special_tokens=False).ids == [alphabet.MASK]
+
+
+def test_safetensors_reads_the_export(trained):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = trained("chains-ar")[0] / "model.safetensors"
+    theirs, ours = safetensors.load_file(path), checkpoint.read_safetensors(path)
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[k], ours[k]) for k in ours)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    what = small("chains-diffusion")
+    whole = loop.train(what, tmp_path / "whole", steps=12, progress=False)
+    first = loop.train(what, tmp_path / "cut", steps=12, until=5, progress=False)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    with pytest.raises(ValueError, match="was begun as"):
+        loop.train(what, tmp_path / "cut", steps=12, seed=1, resume=True, progress=False)
+    rest = loop.train(what, tmp_path / "cut", steps=12, resume=True, progress=False)
+    assert first + rest == whole
+    files = [(tmp_path / d / "model.safetensors").read_bytes() for d in ("whole", "cut")]
+    assert files[0] == files[1]
+    with pytest.raises(ValueError, match="nothing to resume"):
+        loop.train(what, tmp_path / "cut", steps=12, resume=True, progress=False)
+
+
+def test_seeds_differ(tmp_path):
+    what = small("chains-ar")
+    runs = [loop.train(what, tmp_path / str(s), steps=3, seed=s, progress=False) for s in (0, 1)]
+    assert runs[0] != runs[1]
+
+
+def test_block_diffusion_in_one_pass_equals_block_by_block():
+    """The two-copy mask against what decoding does: clean blocks, then one noisy block, one forward each."""
+    torch.manual_seed(3)
+    model = Llama(Shape(**SMALL, attention="block", block_size=4))
+    ids = torch.randint(8, 104, (3, 16))
+    noise = torch.Generator().manual_seed(5)
+    loss = objectives.block_diffusion(model, ids, 8, noise)
+
+    noise = torch.Generator().manual_seed(5)
+    rate = objectives.noise_levels(6, noise).view(3, 2).repeat_interleave(4, 1)
+    hidden = torch.rand(rate.shape, generator=noise) < rate
+    total = 0.0
+    for b, end in enumerate((12, 16)):
+        noisy = ids[:, :end].clone()
+        part = slice(4 * b, 4 * b + 4)
+        noisy[:, end - 4 :][hidden[:, part]] = alphabet.MASK
+        logits = model(noisy)[:, end - 4 :][hidden[:, part]]
+        ce = torch.nn.functional.cross_entropy(logits, ids[:, end - 4 : end][hidden[:, part]], reduction="none")
+        total = total + (ce / rate[:, part][hidden[:, part]]).sum()
+    torch.testing.assert_close(loss, total / (3 * 8), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="multiples of the block size"):
+        objectives.block_diffusion(model, ids, 6, noise)
+
+
+def test_the_diffusion_loss_hides_exactly_what_it_asks_for():
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL, attention="full"))
+    ids = torch.randint(8, 104, (64, 12))
+    seen = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    loss = objectives.diffusion(model, ids, 4, torch.Generator().manual_seed(1))
+    noisy, selected = seen[0]
+    hidden = torch.zeros(ids.numel(), dtype=torch.bool)
+    hidden[selected] = True
+    hidden = hidden.view_as(ids)
+    assert (noisy[hidden] == alphabet.MASK).all() and torch.equal(noisy[~hidden], ids[~hidden])
+    assert not hidden[:, :4].any(), "the prompt is never hidden"
+    assert 0.4 < hidden[:, 4:].float().mean() < 0.6 and hidden[:, 4:].float().mean(1).max() > 0.9
+    # 1/t makes every rate weigh the same: an ignorant model costs log(vocabulary) a token
+    assert 0.7 < loss.item() / torch.tensor(104.0).log().item() < 1.6
+
+
+def test_causal_loss_ignores_prompt_and_padding():
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL))
+    ids = torch.tensor([[3, 20, 21, 22, 2, 0, 0], [3, 20, 30, 31, 32, 33, 2]])
+    loss = objectives.causal(model, ids, torch.tensor([3, 4]))
+    log = model(ids).log_softmax(-1)
+    wanted = [(0, 3), (0, 4), (1, 4), (1, 5), (1, 6)]
+    by_hand = -sum(log[b, i - 1, ids[b, i]] for b, i in wanted) / len(wanted)
+    torch.testing.assert_close(loss, by_hand)
+
+
+def test_denoising_counts_forwards_and_left_prompts_alone():
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL, attention="full"))
+    prompts = torch.randint(8, 104, (3, 5))
+    text, forwards = denoise(model, prompts, 12, 12, Rule(count=1))
+    assert text.shape == (3, 12) and not (text == alphabet.MASK).any()
+    assert forwards.tolist() == [12, 12, 12]
+    sure, forwards = denoise(model, prompts, 12, 12, Rule(threshold=0.0))
+    assert forwards.tolist() == [1, 1, 1]
+    never, forwards = denoise(model, prompts, 12, 12, Rule(threshold=1.1))
+    assert forwards.tolist() == [12, 12, 12] and torch.equal(never, text)
+
+
+def test_continuing_with_a_cache_equals_dense_forwards():
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL))
+    prompts = [[3, 20, 21], [3, 40, 41, 42, 43]]
+    for prompt, out in zip(prompts, continue_text(model, prompts, 6)):
+        ids = list(prompt)
+        for _ in range(6):
+            logits = model(torch.tensor([ids]))[0, -1]
+            logits[[alphabet.PAD, alphabet.BOS, alphabet.MASK]] = -torch.inf
+            ids.append(int(logits.argmax()))
+        want = ids[len(prompt) :]
+        assert out == (want[: want.index(alphabet.EOS)] if alphabet.EOS in want else want)
+
+
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    assert main(["sudoku-ar", "--out", str(tmp_path), "--steps", "2", "--count", "4"]) == 0
+    assert "greedy" in capsys.readouterr().out
+    assert json.loads((tmp_path / "evaluation.json").read_text())["table"][0]["decoding"] == "greedy"
+    assert main(["sudoku-ar", "--out", str(tmp_path), "--resume"]) == 1
+    assert "nothing to resume" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["sudoku-ar", "--out", str(tmp_path)]) == 2
+    assert "omnidecode[train]" in capsys.readouterr().err
