@@ -4,6 +4,7 @@ mod fields;
 mod generation;
 pub(crate) mod gguf;
 mod json;
+mod positions;
 pub mod rope;
 
 pub use generation::GenerationConfig;
