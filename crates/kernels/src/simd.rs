@@ -1,0 +1,157 @@
+//! Vectors of f32, one width per instruction set: a kernel is written once, over [`Simd`], and compiled for each set.
+//!
+//! A kernel is a [`Task`]; [`dispatch`] runs it under the widest set of this machine. Everything between the two is
+//! `#[inline(always)]`, so that the intrinsics end up inside a function that has the features they need. Lanes never
+//! mix except in the two reductions, whose order is fixed: a result depends on the set, never on where in a slice a
+//! value lies.
+use crate::tier::Tier;
+
+/// A value of an implementing type proves that the machine has its instruction set.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// [`Self::LANES`] floats.
+    type V: Copy;
+    /// Floats in a vector.
+    const LANES: usize;
+    /// Rows of a register tile that is two vectors wide.
+    const TILE: usize;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::V;
+    /// Unaligned load of [`Self::LANES`] floats.
+    ///
+    /// # Safety
+    /// `p` is valid for that read.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// Unaligned store.
+    ///
+    /// # Safety
+    /// `p` is valid for that write.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Load halves and widen (exact).
+    ///
+    /// # Safety
+    /// `p` is valid for the read of [`Self::LANES`] u16.
+    unsafe fn load_f16(self, p: *const u16) -> Self::V;
+    /// Load bfloat16 and widen (exact).
+    ///
+    /// # Safety
+    /// `p` is valid for the read of [`Self::LANES`] u16.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::V;
+    /// a + b
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a - b
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a * b
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a / b
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c, with one rounding where the set has it.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// |a|
+    fn abs(self, a: Self::V) -> Self::V;
+    /// Nearest integer, ties to even, for |a| < 2^22.
+    fn round(self, a: Self::V) -> Self::V;
+    /// v * 2^n for integral n in -252..=252.
+    fn scale2(self, v: Self::V, n: Self::V) -> Self::V;
+    /// Per lane: a < b ? x : y (y where either is NaN).
+    fn pick_less(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// Bit i is set where lane i of `a` is greater than that of `b`.
+    fn greater(self, a: Self::V, b: Self::V) -> u32;
+    /// Bit i is set where lane i is NaN.
+    fn nan(self, a: Self::V) -> u32;
+    /// Largest lane; unspecified when a lane is NaN.
+    fn reduce_max(self, v: Self::V) -> f32;
+    /// Sum of the lanes, pairwise: halves, quarters, ...
+    fn reduce_add(self, v: Self::V) -> f32;
+
+    /// The first `n` floats of `p`, `fill` in the other lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for the read of `min(n, LANES)` floats.
+    #[inline(always)]
+    unsafe fn load_part(self, p: *const f32, n: usize, fill: f32) -> Self::V {
+        if n >= Self::LANES {
+            // SAFETY: the caller's duty.
+            return unsafe { self.load(p) };
+        }
+        let mut lanes = [fill; MAX_LANES];
+        // SAFETY: n < LANES <= MAX_LANES floats are readable at `p` and fit `lanes`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
+            self.load(lanes.as_ptr())
+        }
+    }
+    /// Store the first `n` lanes.
+    ///
+    /// # Safety
+    /// `p` is valid for the write of `min(n, LANES)` floats.
+    #[inline(always)]
+    unsafe fn store_part(self, p: *mut f32, n: usize, v: Self::V) {
+        if n >= Self::LANES {
+            // SAFETY: the caller's duty.
+            return unsafe { self.store(p, v) };
+        }
+        let mut lanes = [0f32; MAX_LANES];
+        // SAFETY: `lanes` holds a whole vector, and n floats are writable at `p`.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+        }
+    }
+}
+
+/// Lanes of the widest set.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A kernel with its arguments.
+pub(crate) trait Task {
+    /// What it returns.
+    type Out;
+    /// The body; implement it `#[inline(always)]`.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Run a kernel under the widest instruction set in use.
+#[inline]
+pub(crate) fn dispatch<T: Task>(task: T) -> T::Out {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let tier = Tier::current();
+        if matches!(tier, Tier::Avx512 | Tier::Avx512Bf16) {
+            // SAFETY: the tier says that the machine has AVX-512 F, BW, DQ and VL, FMA and F16C.
+            return unsafe { x86::avx512(task) };
+        }
+        if matches!(tier, Tier::Avx2 | Tier::AvxVnni) {
+            // SAFETY: the tier says that the machine has AVX2, FMA and F16C.
+            return unsafe { x86::avx2(task) };
+        }
+    }
+    task.run(portable::Portable)
+}
+
+#[path = "simd/portable.rs"]
+pub(crate) mod portable;
+#[cfg(target_arch = "x86_64")]
+#[path = "simd/x86.rs"]
+pub(crate) mod x86;
+
+/// Run `f` once per instruction set that this machine has.
+#[cfg(test)]
+pub(crate) fn every_set<T: Task + Clone>(task: T, mut each: impl FnMut(&'static str, T::Out)) {
+    each("portable", task.clone().run(portable::Portable));
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: just detected (every AVX2 machine with FMA has F16C).
+            each("avx2", unsafe { x86::avx2(task.clone()) });
+        }
+        if std::is_x86_feature_detected!("avx512dq") && std::is_x86_feature_detected!("avx512vl") {
+            // SAFETY: just detected.
+            each("avx512", unsafe { x86::avx512(task) });
+        }
+    }
+}
