@@ -1,0 +1,459 @@
+//! The inputs of products: rows of activations, quantized or rounded once and shared by every matrix that reads them.
+//!
+//! The integer form has a scale for every 32 values (`d = max |x| / 127`, codes rounded to nearest even), and with it what
+//! the weights' offsets and minima multiply: sums of codes. One group is one record, so that a row is one stream:
+//!
+//! ```text
+//! 0  32 × i8 codes   32  f32 d   36  f32 d·Σ codes   40  i32 −128·Σ codes   44, 48  the same over each half
+//! ```
+
+use std::ops::BitOr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::dtype::GROUP;
+use crate::error::NotFinite;
+use crate::pack::padded_inputs;
+use crate::pool::Pool;
+use crate::tier::Tier;
+
+/// Words (of four bytes) in the record of a group.
+const RECORD: usize = 13;
+
+/// Bytes of a group's record.
+pub(crate) const RECORD_BYTES: usize = RECORD * 4;
+
+/// A set of forms in which activations are kept: the union of [`crate::matrix::Matrix::form`] over the matrices that read
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Forms(u8);
+
+impl Forms {
+    /// No form.
+    pub const NONE: Forms = Forms(0);
+    /// Codes of 8 bits with a scale per 32 values: for quantized weights.
+    pub const INT8: Forms = Forms(1);
+    /// Rounded to bf16: for bf16 weights where the processor multiplies them.
+    pub const BF16: Forms = Forms(2);
+    /// As they are: for float weights.
+    pub const F32: Forms = Forms(4);
+
+    /// The name of a single form.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Forms::INT8 => "INT8",
+            Forms::BF16 => "BF16",
+            Forms::F32 => "F32",
+            _ => "combined",
+        }
+    }
+
+    /// Whether every form of `other` is in this set.
+    pub fn contains(self, other: Forms) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Forms {
+    type Output = Forms;
+
+    fn bitor(self, other: Forms) -> Forms {
+        Forms(self.0 | other.0)
+    }
+}
+
+/// Rows of activations in the forms that products read. Its buffers grow to the largest step and stay.
+pub struct Activations {
+    tier: Tier,
+    rows: usize,
+    k: usize,
+    forms: Forms,
+    int8: Vec<u32>,
+    bf16: Vec<u16>,
+    f32: Vec<f32>,
+    written: Vec<AtomicBool>,
+}
+
+impl Activations {
+    /// No rows yet, for the tier in use.
+    pub fn new() -> Activations {
+        Activations::on(Tier::current())
+    }
+
+    /// No rows yet, for a given tier: products with them run on it.
+    ///
+    /// # Panics
+    /// This machine lacks the tier.
+    pub fn on(tier: Tier) -> Activations {
+        assert!(tier.is_available(), "this processor lacks {tier}");
+        Activations {
+            tier,
+            rows: 0,
+            k: 0,
+            forms: Forms::NONE,
+            int8: Vec::new(),
+            bf16: Vec::new(),
+            f32: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    /// The tier that products with these activations run on.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Rows that are loaded.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values in a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The forms that are loaded.
+    pub fn forms(&self) -> Forms {
+        self.forms
+    }
+
+    /// Loads `rows` rows of `k` values, one after the other in `x`.
+    ///
+    /// # Errors
+    /// A row holds a NaN or an infinity: the first such row. The other rows are loaded and may be used.
+    ///
+    /// # Panics
+    /// `x` does not hold `rows · k` values.
+    pub fn load(
+        &mut self,
+        pool: &Pool,
+        x: &[f32],
+        rows: usize,
+        k: usize,
+        forms: Forms,
+    ) -> Result<(), NotFinite> {
+        assert_eq!(
+            x.len(),
+            rows * k,
+            "activations of {rows} rows and {k} columns"
+        );
+        let writer = self.begin(rows, k, forms);
+        let first = AtomicUsize::new(usize::MAX);
+        // A dispatch costs as much as some thousand values.
+        let chunk = (16384 / k.max(1))
+            .max(rows.div_ceil(pool.threads() * 4))
+            .max(1);
+        pool.run(rows.div_ceil(chunk), &|index| {
+            for row in index * chunk..((index + 1) * chunk).min(rows) {
+                if !writer.set(row, &x[row * k..][..k]) {
+                    first.fetch_min(row, Ordering::Relaxed);
+                }
+            }
+        });
+        match first.into_inner() {
+            usize::MAX => Ok(()),
+            row => Err(NotFinite { row }),
+        }
+    }
+
+    /// Makes room for `rows` rows of `k` values; each is then written by [`Writer::set`], for instance by the norm that
+    /// computes it. A row that is never set holds what an earlier step left there.
+    pub fn begin(&mut self, rows: usize, k: usize, forms: Forms) -> Writer<'_> {
+        (self.rows, self.k, self.forms) = (rows, k, forms);
+        let room = |form: Forms, stride: usize| {
+            if forms.contains(form) {
+                rows * stride
+            } else {
+                0
+            }
+        };
+        grow(&mut self.int8, room(Forms::INT8, int8_stride(k)));
+        grow(&mut self.bf16, room(Forms::BF16, padded_inputs(k)));
+        grow(&mut self.f32, room(Forms::F32, padded_inputs(k)));
+        for flag in &mut self.written {
+            *flag.get_mut() = false;
+        }
+        if self.written.len() < rows {
+            self.written.resize_with(rows, AtomicBool::default);
+        }
+        Writer {
+            tier: self.tier,
+            rows,
+            k,
+            forms,
+            int8: self.int8.as_mut_ptr(),
+            bf16: self.bf16.as_mut_ptr(),
+            f32: self.f32.as_mut_ptr(),
+            written: &self.written,
+        }
+    }
+
+    /// Where a row of one form begins; the caller has checked row and form.
+    pub(crate) fn row(&self, form: Forms, row: usize) -> *const u8 {
+        debug_assert!(row < self.rows && self.forms.contains(form));
+        match form {
+            Forms::INT8 => self.int8[row * int8_stride(self.k)..].as_ptr().cast(),
+            Forms::BF16 => self.bf16[row * padded_inputs(self.k)..].as_ptr().cast(),
+            _ => self.f32[row * padded_inputs(self.k)..].as_ptr().cast(),
+        }
+    }
+
+    /// Bytes of a row in one form.
+    pub(crate) fn row_bytes(&self, form: Forms) -> usize {
+        match form {
+            Forms::INT8 => int8_stride(self.k) * 4,
+            Forms::BF16 => padded_inputs(self.k) * 2,
+            _ => padded_inputs(self.k) * 4,
+        }
+    }
+}
+
+impl Default for Activations {
+    fn default() -> Self {
+        Activations::new()
+    }
+}
+
+/// Words of a row in the integer form.
+fn int8_stride(k: usize) -> usize {
+    k.div_ceil(GROUP) * RECORD
+}
+
+/// Lengthens a buffer, never shortens it.
+fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
+
+/// Writes the rows of [`Activations`], from any thread, each row once.
+pub struct Writer<'a> {
+    tier: Tier,
+    rows: usize,
+    k: usize,
+    forms: Forms,
+    int8: *mut u32,
+    bf16: *mut u16,
+    f32: *mut f32,
+    written: &'a [AtomicBool],
+}
+
+// SAFETY: the pointers are into buffers that are borrowed mutably for 'a; a row is written only by the one call that
+// turned its flag from false to true, and rows do not overlap.
+unsafe impl Send for Writer<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Writer<'_> {}
+
+impl Writer<'_> {
+    /// Writes one row in every form; false where it holds a NaN or an infinity (the request that it belongs to must fail).
+    ///
+    /// # Panics
+    /// The row does not exist or was written before, or `x` does not hold `k` values.
+    pub fn set(&self, row: usize, x: &[f32]) -> bool {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(x.len(), self.k, "values of an activation row");
+        assert!(
+            !self.written[row].swap(true, Ordering::Relaxed),
+            "activation row {row} is written twice"
+        );
+        let padded = padded_inputs(self.k);
+        let mut finite = true;
+        // SAFETY: `begin` made room for `rows` rows of every form asked for; this row is ours alone (see `Sync`), and
+        // `tier` was checked when the activations were made.
+        unsafe {
+            if self.forms.contains(Forms::INT8) {
+                let stride = int8_stride(self.k);
+                let records = std::slice::from_raw_parts_mut(self.int8.add(row * stride), stride);
+                finite &= on_tier(self.tier, x, records);
+            }
+            if self.forms.contains(Forms::BF16) {
+                let out = std::slice::from_raw_parts_mut(self.bf16.add(row * padded), padded);
+                let (values, rest) = out.split_at_mut(self.k);
+                for (y, x) in values.iter_mut().zip(x) {
+                    *y = half::bf16::from_f32(*x).to_bits();
+                }
+                rest.fill(0);
+            }
+            if self.forms.contains(Forms::F32) {
+                let out = std::slice::from_raw_parts_mut(self.f32.add(row * padded), padded);
+                let (values, rest) = out.split_at_mut(self.k);
+                values.copy_from_slice(x);
+                rest.fill(0.0);
+            }
+        }
+        if !self.forms.contains(Forms::INT8) {
+            finite = largest(x) < INFINITY;
+        }
+        finite
+    }
+}
+
+/// Bits of positive infinity: NaN and infinities are at or above it, as integers, once the sign is gone.
+const INFINITY: u32 = 0x7F80_0000;
+
+/// The largest magnitude, as bits.
+#[inline(always)]
+fn largest(x: &[f32]) -> u32 {
+    x.iter()
+        .fold(0, |most, x| most.max(x.to_bits() & 0x7FFF_FFFF))
+}
+
+/// Quantizes a row with the vectors of a tier. The arithmetic is the same on all of them.
+///
+/// # Safety
+/// The machine has the tier.
+unsafe fn on_tier(tier: Tier, x: &[f32], records: &mut [u32]) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn avx512(x: &[f32], records: &mut [u32]) -> bool {
+            quantize_row(x, records)
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(x: &[f32], records: &mut [u32]) -> bool {
+            quantize_row(x, records)
+        }
+        if tier.avx512() {
+            // SAFETY: the tier has these features.
+            return unsafe { avx512(x, records) };
+        }
+        if tier.avx2() {
+            // SAFETY: the tier has these features.
+            return unsafe { avx2(x, records) };
+        }
+    }
+    let _ = tier;
+    quantize_row(x, records)
+}
+
+/// Writes the records of a row; false where a value is not finite.
+#[inline(always)]
+fn quantize_row(x: &[f32], records: &mut [u32]) -> bool {
+    let mut finite = true;
+    let (whole, rest) = x.as_chunks::<GROUP>();
+    let (records, _) = records.as_chunks_mut::<RECORD>();
+    for (group, record) in whole.iter().zip(records.iter_mut()) {
+        finite &= quantize_group(group, record);
+    }
+    if !rest.is_empty() {
+        let mut group = [0.0; GROUP];
+        group[..rest.len()].copy_from_slice(rest);
+        finite &= quantize_group(&group, &mut records[whole.len()]);
+    }
+    finite
+}
+
+#[inline(always)]
+fn quantize_group(x: &[f32; GROUP], record: &mut [u32; RECORD]) -> bool {
+    /// Adding this leaves the nearest integer, ties to even, in the low bits of the mantissa, for |x| < 2^22.
+    const MAGIC: f32 = 12_582_912.0;
+    /// Below this the scale, or its inverse, would leave the normal range: such a group is 0.
+    const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
+    let bits = largest(x);
+    let most = f32::from_bits(bits);
+    let (d, inverse) = if most >= SMALLEST {
+        (most / 127.0, 127.0 / most)
+    } else {
+        (0.0, 0.0)
+    };
+    let mut codes = [0i32; GROUP];
+    for (code, x) in codes.iter_mut().zip(x) {
+        *code = (x * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
+    }
+    let mut packed = [0u8; GROUP];
+    for (byte, code) in packed.iter_mut().zip(codes) {
+        *byte = code as u8;
+    }
+    for (word, bytes) in record.iter_mut().zip(packed.as_chunks::<4>().0) {
+        *word = u32::from_ne_bytes(*bytes);
+    }
+    let first: i32 = codes[..16]
+        .iter()
+        .fold(0, |sum, code| sum.wrapping_add(*code));
+    let second: i32 = codes[16..]
+        .iter()
+        .fold(0, |sum, code| sum.wrapping_add(*code));
+    let sum = first.wrapping_add(second);
+    record[8] = d.to_bits();
+    record[9] = (d * sum as f32).to_bits();
+    record[10] = sum.wrapping_mul(-128) as u32;
+    record[11] = first.wrapping_mul(-128) as u32;
+    record[12] = second.wrapping_mul(-128) as u32;
+    bits < INFINITY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_scales_and_sums_are_what_the_form_says_on_every_tier() {
+        let x: Vec<f32> = (0..96)
+            .map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 64 { 0.01 } else { 0.0 })
+            .collect();
+        let mut reference = None;
+        for tier in Tier::available() {
+            let mut acts = Activations::on(tier);
+            assert!(acts.begin(1, 96, Forms::INT8).set(0, &x));
+            let records = acts.int8[..3 * RECORD].to_vec();
+            for (group, record) in records.chunks(RECORD).enumerate() {
+                let codes: Vec<i32> = record[..8]
+                    .iter()
+                    .flat_map(|w| w.to_ne_bytes())
+                    .map(|b| i32::from(b as i8))
+                    .collect();
+                let d = f32::from_bits(record[8]);
+                for (code, x) in codes.iter().zip(&x[group * 32..]) {
+                    assert!(
+                        (*code as f32 * d - x).abs() <= d / 2.0 * 1.0001,
+                        "{code} · {d} for {x}"
+                    );
+                }
+                let sum: i32 = codes.iter().sum();
+                assert_eq!(f32::from_bits(record[9]), d * sum as f32);
+                assert_eq!(record[10] as i32, -128 * sum);
+                assert_eq!(record[11] as i32, -128 * codes[..16].iter().sum::<i32>());
+                assert_eq!(record[12] as i32, -128 * codes[16..].iter().sum::<i32>());
+            }
+            assert_eq!(*reference.get_or_insert(records.clone()), records, "{tier}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_in_every_form_and_place() {
+        let pool = Pool::new(2);
+        let mut acts = Activations::new();
+        for forms in [
+            Forms::INT8,
+            Forms::BF16,
+            Forms::F32,
+            Forms::INT8 | Forms::F32,
+        ] {
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for at in [0, 31, 32, 63] {
+                    let mut x = vec![1.0; 5 * 64];
+                    x[3 * 64 + at] = bad;
+                    x[4 * 64] = bad;
+                    assert_eq!(
+                        acts.load(&pool, &x, 5, 64, forms),
+                        Err(NotFinite { row: 3 })
+                    );
+                }
+            }
+            assert_eq!(acts.load(&pool, &[f32::MAX; 64], 1, 64, forms), Ok(()));
+            assert_eq!(
+                acts.load(&pool, &[f32::MIN_POSITIVE; 64], 1, 64, forms),
+                Ok(())
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "written twice")]
+    fn a_row_is_written_once() {
+        let mut acts = Activations::new();
+        let writer = acts.begin(2, 32, Forms::F32);
+        writer.set(1, &[0.0; 32]);
+        writer.set(1, &[0.0; 32]);
+    }
+}
