@@ -180,6 +180,56 @@ def test_causal_loss_ignores_prompt_and_padding():
     torch.testing.assert_close(loss, by_hand)
 
 
+def test_a_thought_is_the_last_state_after_the_final_norm():
+    """Coconut against a loop without cache or padding (sheet 34, contracts 1, 3, 5, 6, 7)."""
+    from omnidecode.train import prosqa
+
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL))
+    prompts = [[3, 41, 42, 5], [3, 41, 43, 44, 45, 5]]
+    for thoughts in (0, 3):
+        outs = prosqa.think(model, prompts, thoughts, 5)
+        for prompt, out in zip(prompts, outs):
+            with torch.no_grad():
+                x = model.embed(torch.tensor([prompt]))
+
+                def states(x):
+                    n = x.shape[1]
+                    return model.states(x, torch.arange(n), torch.ones(n, n, dtype=torch.bool).tril())[0]
+
+                for _ in range(thoughts):
+                    x = torch.cat((x, states(x)[:, -1:]), 1)
+                token, want = alphabet.END_LATENT, []
+                for _ in range(len(out)):
+                    x = torch.cat((x, model.embed(torch.tensor([[token]]))), 1)
+                    token = int(model.head(states(x)[:, -1]).argmax())
+                    want.append(token)
+            assert out == want
+    losses = [prosqa.latent_loss(model, [p], 2, [t])[0] for p, t in zip(prompts, ([50, 2], [51, 52, 2]))]
+    both, _ = prosqa.latent_loss(model, prompts, 2, [[50, 2], [51, 52, 2]])
+    torch.testing.assert_close(both, (2 * losses[0] + 3 * losses[1]) / 5)
+
+
+def test_gradients_flow_through_the_thoughts():
+    """Finite differences of the embedding of the token before two thoughts (sheet 34, contract 9)."""
+    from omnidecode.train import prosqa
+
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL)).double()
+
+    def loss():
+        return prosqa.latent_loss(model, [[3, 41, 42, 5]], 2, [[50, 2]])[0]
+
+    loss().backward()
+    weight, at = model.model.embed_tokens.weight, (5, 7)
+    with torch.no_grad():
+        slope = []
+        for e in (1e-5, -2e-5):
+            weight[at] += e
+            slope.append(loss())
+    assert abs((slope[0] - slope[1]).item() / 2e-5 - weight.grad[at].item()) < 1e-6
+
+
 def test_denoising_counts_forwards_and_left_prompts_alone():
     torch.manual_seed(0)
     model = Llama(Shape(**SMALL, attention="full"))
@@ -207,10 +257,26 @@ def test_continuing_with_a_cache_equals_dense_forwards():
         assert out == (want[: want.index(alphabet.EOS)] if alphabet.EOS in want else want)
 
 
+def test_grouped_queries_equal_keys_written_out():
+    torch.manual_seed(0)
+    grouped = Llama(Shape(**SMALL | dict(heads=4), kv_heads=2))
+    whole = Llama(Shape(**SMALL | dict(heads=4)))
+    weights = grouped.state_dict()
+    for name, w in weights.items():
+        if "k_proj" in name or "v_proj" in name:
+            weights[name] = w.unflatten(0, (2, 8)).repeat_interleave(2, 0).flatten(0, 1)
+    whole.load_state_dict(weights)
+    ids = torch.randint(8, 104, (2, 9))
+    torch.testing.assert_close(grouped(ids), whole(ids))
+    assert Shape.of(grouped.shape.config()) == grouped.shape and Shape.of(whole.shape.config()) == whole.shape
+
+
 def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(["sudoku-ar", "--out", str(tmp_path), "--steps", "2", "--count", "4"]) == 0
     assert "greedy" in capsys.readouterr().out
     assert json.loads((tmp_path / "evaluation.json").read_text())["table"][0]["decoding"] == "greedy"
+    assert main(["sudoku-ar", "--out", str(tmp_path), "--text", "x"]) == 1
+    assert "are for drafters" in capsys.readouterr().err
     assert main(["sudoku-ar", "--out", str(tmp_path), "--resume"]) == 1
     assert "nothing to resume" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "torch", None)

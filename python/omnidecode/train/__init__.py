@@ -16,6 +16,8 @@ RECIPES: dict[str, str] = {
     "countdown-ar": "countdown",
     "prosqa-coconut": "prosqa",
     "prosqa-cot": "prosqa",
+    "draft": "draft",
+    "kangaroo": "kangaroo",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from omnidecode.train import RECIPES, find, require_torch
@@ -22,21 +23,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--evaluate", action="store_true", help="train nothing: measure the checkpoint in DIR")
     parser.add_argument("--questions", type=Path, metavar="JSONL", help="measure on these {input, output} lines instead of made ones")
     parser.add_argument("--count", type=int, default=256, help="held-out questions to measure on (default 256)")
+    parser.add_argument("--target", type=Path, help="drafters: the model to draft for (a GGUF file or a folder)")
+    parser.add_argument("--text", type=Path, metavar="JSONL", help="drafters: what the target wrote (`omnidecode.train.write`)")
     given = parser.parse_args(arguments)
     try:
         torch = require_torch()
     except ImportError as missing:
         print(missing, file=sys.stderr)
         return 2
-    from omnidecode.train import checkpoint, loop
+    from omnidecode.train import loop
 
     torch.set_num_threads(given.threads)
     what = find(given.recipe)
     try:
+        if hasattr(what, "target"):
+            what = replace(what, target=given.target, text=given.text)
+        elif given.target or given.text:
+            raise ValueError(f"--target and --text are for drafters; {what.name} makes its own questions")
         if not given.evaluate:
             loop.train(what, given.out, given.steps, given.seed, given.resume, given.start)
         items = what.task.read(given.questions) if given.questions else None
-        table = what.evaluate(checkpoint.load(given.out).eval(), given.count, items)
+        table = what.evaluate(what.load(given.out).eval(), given.count, items)
     except (ValueError, FileNotFoundError) as bad:
         print(bad, file=sys.stderr)
         return 1

@@ -45,18 +45,21 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def export(folder: Path, model: Llama, facts: dict, dtype: torch.dtype = torch.float16) -> None:
-    """Writes what the engine loads: `model.safetensors`, `config.json`, the tokenizer; and `training.json` with `facts`."""
+def export(
+    folder: Path, model: Llama, facts: dict, dtype: torch.dtype = torch.float16, tokenizer: bool = True
+) -> None:
+    """Writes what the engine loads: `model.safetensors`, `config.json`, our tokenizer; and `training.json` with `facts`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / "model.safetensors", {n: p.to(dtype) for n, p in model.named_parameters()})
     config = model.shape.config() | dict(torch_dtype=str(dtype).removeprefix("torch."))
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    alphabet.write_tokenizer(folder)
+    if tokenizer:
+        alphabet.write_tokenizer(folder)
 
 
 def load(folder: Path) -> Llama:
-    """The exported model, weights widened to float32."""
+    """The exported model, weights widened to float32. Raises `ValueError` for what `export` did not write."""
     model = Llama(Shape.of(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
     model.load_state_dict({n: t.float() for n, t in read_safetensors(folder / "model.safetensors").items()})
     return model

@@ -67,7 +67,7 @@ def train(
         adam.load_state_dict(state["optimizer"])
         done, tokens, seconds = (state["facts"][k] for k in ("done", "tokens", "seconds"))
     elif start is not None:
-        model.load_state_dict(checkpoint.load(start).state_dict())
+        model.load_state_dict(recipe.load(start).state_dict())
 
     def state_facts() -> dict:
         return facts | dict(done=done, tokens=tokens, seconds=round(seconds + time.monotonic() - begin, 1))

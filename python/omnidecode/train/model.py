@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from omnidecode.train import alphabet
 
+#: Keys and values of one layer, [batch, heads, rows, head width] each.
+Cache = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -25,6 +28,7 @@ class Shape:
     intermediate: int = 384
     layers: int = 5
     heads: int = 4
+    kv_heads: int = 0  # 0: as many as heads
     context: int = 256
     vocabulary: int = len(alphabet.VOCABULARY)
     rope_theta: float = 10000.0
@@ -40,7 +44,7 @@ class Shape:
             intermediate_size=self.intermediate,
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
-            num_key_value_heads=self.heads,
+            num_key_value_heads=self.kv_heads or self.heads,
             head_dim=self.hidden // self.heads,
             hidden_act="silu",
             rms_norm_eps=self.norm_eps,
@@ -69,6 +73,7 @@ class Shape:
             intermediate=config["intermediate_size"],
             layers=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
+            kv_heads=config["num_key_value_heads"] % config["num_attention_heads"],
             context=config["max_position_embeddings"],
             vocabulary=config["vocab_size"],
             rope_theta=config["rope_theta"],
@@ -87,20 +92,25 @@ def visible(attention: str, block_size: int, length: int) -> Tensor | None:
 class Attention(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
-        d = shape.hidden
-        self.heads = shape.heads
-        self.q_proj, self.k_proj = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
-        self.v_proj, self.o_proj = nn.Linear(d, d, bias=False), nn.Linear(d, d, bias=False)
+        d, self.width = shape.hidden, shape.hidden // shape.heads
+        kv = (shape.kv_heads or shape.heads) * self.width
+        self.q_proj, self.k_proj = nn.Linear(d, d, bias=False), nn.Linear(d, kv, bias=False)
+        self.v_proj, self.o_proj = nn.Linear(d, kv, bias=False), nn.Linear(d, d, bias=False)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, past: tuple | None) -> tuple[Tensor, tuple]:
-        rows, length, width = x.shape
-        fused = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))  # one product instead of three
-        q, k, v = F.linear(x, fused).view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, past: Cache | None
+    ) -> tuple[Tensor, Cache]:
+        parts = self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+        fused = F.linear(x, torch.cat(parts)).split([len(p) for p in parts], -1)  # one product instead of three
+        q, k, v = (part.unflatten(-1, (-1, self.width)).transpose(1, 2) for part in fused)
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if past is not None:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+        kept = k, v
+        if k.shape[1] != q.shape[1]:  # grouped-query attention: each key serves several query heads
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in kept)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.o_proj(y.transpose(1, 2).reshape(rows, length, width)), (k, v)
+        return self.o_proj(y.transpose(1, 2).flatten(2)), kept
 
 
 class FeedForward(nn.Module):
@@ -121,7 +131,9 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(shape.hidden, shape.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(shape.hidden, shape.norm_eps)
 
-    def forward(self, x, rotary, mask, past):
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, past: Cache | None
+    ) -> tuple[Tensor, Cache]:
         y, kept = self.self_attn(self.input_layernorm(x), rotary, mask, past)
         x = x + y
         return x + self.mlp(self.post_attention_layernorm(x)), kept
@@ -145,26 +157,27 @@ class Llama(nn.Module):
             if p.dim() > 1:  # smaller into the residual stream, so that it does not grow with depth at the start
                 inward = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(p, 0, 0.02 if "embed" in name else shape.hidden**-0.5 * (0.5 if inward else 1))
-        half = shape.hidden // shape.heads
-        angle = torch.outer(torch.arange(shape.context).float(), shape.rope_theta ** (-torch.arange(0, half, 2).float() / half))
-        angle = torch.cat((angle, angle), -1)
-        self.register_buffer("cos", angle.cos(), False)
-        self.register_buffer("sin", angle.sin(), False)
+        place_rotary(self, shape)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.embed_tokens(ids)
 
-    def states(self, x: Tensor, positions: Tensor, mask: Tensor | None, past: list | None = None) -> tuple[Tensor, list]:
+    def states(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, past: list[Cache] | None = None, taps: dict[int, Tensor | None] | None = None
+    ) -> tuple[Tensor, list[Cache]]:
         """States after the final norm of rows x [batch, rows, hidden], and the keys and values of all rows so far.
 
         `positions`: [rows], or [batch, rows]. `mask`: true where a row sees a key, [rows, past + rows], or with leading
         [batch, 1] dimensions; `None`: sees all. `past`: what an earlier call returned.
+        `taps`: filled, for each layer number that is a key, with the states that enter that layer.
         """
         cos, sin = self.cos[positions], self.sin[positions]
         if positions.dim() == 2:
             cos, sin = cos[:, None], sin[:, None]  # one for all heads
         kept = []
         for i, layer in enumerate(self.model.layers):
+            if taps and i in taps:
+                taps[i] = x
             x, kv = layer(x, (cos, sin), mask, past[i] if past else None)
             kept.append(kv)
         return self.model.norm(x), kept
@@ -178,6 +191,15 @@ class Llama(nn.Module):
         mask = visible(self.shape.attention, self.shape.block_size, length)
         states, _ = self.states(self.embed(ids), torch.arange(length), mask)
         return self.head(states if select is None else states.flatten(0, 1)[select])
+
+
+def place_rotary(module: nn.Module, shape: Shape) -> None:
+    """Gives `module` the tables `cos`, `sin` [context, head width] (not parameters: no file holds them)."""
+    width, steps = shape.hidden // shape.heads, torch.arange(shape.context).float()
+    angle = torch.outer(steps, shape.rope_theta ** (-torch.arange(0, width, 2).float() / width))
+    angle = torch.cat((angle, angle), -1)
+    module.register_buffer("cos", angle.cos(), False)
+    module.register_buffer("sin", angle.sin(), False)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

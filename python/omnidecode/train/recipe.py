@@ -92,6 +92,12 @@ class Recipe:
 
         checkpoint.export(folder, model, facts)
 
+    def load(self, folder):
+        """The exported model in torch."""
+        from omnidecode.train import checkpoint
+
+        return checkpoint.load(folder)
+
     def evaluate(self, model, count: int, items: list[tuple[str, str]] | None = None) -> list[dict]:
         """The card's table over `count` held-out questions (or over `items`)."""
         from omnidecode.train import evaluate

@@ -1,0 +1,131 @@
+"""The adapter of Kangaroo (arXiv:2404.18911, sheet 50): attention without a feed-forward part, behind the first layers.
+
+Draft distribution: softmax(W RMS(x + Attention(RMS(x)))), x the states that leave layer `exit_layer`, W the target's head,
+frozen and shared. Taught by the target's own distribution at the same position (soft cross-entropy).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omnidecode.train.drafter import Drafter, read_target, read_texts
+
+
+@dataclass(frozen=True)
+class Kangaroo(Drafter):
+    exit_layer: int = 4
+
+    def build(self) -> Any:
+        shape = self.model_of_target().shape
+        if not 0 < self.exit_layer < shape.layers:
+            raise ValueError(f"exit_layer: expected 1 to {shape.layers - 1}, found {self.exit_layer}")
+        return _adapter(shape)
+
+    def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
+        import torch
+
+        total, count = torch.zeros(()), 0
+        for row in self.draw(seed, step):
+            teacher, student = self.judged(model, row)
+            total = total - (teacher.softmax(-1) * student.log_softmax(-1)).sum()
+            count += len(teacher)
+        return total / count, count
+
+    def judged(self, model: Any, row: dict) -> tuple[Any, Any]:
+        import torch
+
+        target = self.model_of_target()
+        at = next(i for i, r in enumerate(read_texts(self.text)) if r is row)
+        entering, final = _capture(self.target, self.text, at, self.window, self.exit_layer)
+        rows = slice(row["prompt"] - 1, final.shape[0] - 1)
+        with torch.no_grad():
+            teacher = target.head(final[rows].float())
+        return teacher, target.head(model(entering.float()[None])[0, rows])
+
+    def export(self, model: Any, folder: Any, facts: dict) -> None:
+        from omnidecode.train import checkpoint
+
+        folder.mkdir(parents=True, exist_ok=True)
+        import torch
+
+        tensors = {n: p.to(torch.float16) for n, p in model.named_parameters()}
+        checkpoint.write_safetensors(folder / "model.safetensors", tensors)
+        shape = self.model_of_target().shape
+        config = dict(
+            model_type="kangaroo",
+            exit_layer=self.exit_layer,
+            hidden_size=shape.hidden,
+            num_hidden_layers=1,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            head_dim=shape.hidden // shape.heads,
+            rms_norm_eps=shape.norm_eps,
+            rope_theta=shape.rope_theta,
+            vocab_size=shape.vocabulary,
+            target_layers=shape.layers,
+            torch_dtype="float16",
+        )
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        facts = facts | dict(target=self.target.name)
+        (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> Any:
+        from omnidecode.train import checkpoint
+
+        model = self.build()
+        tensors = checkpoint.read_safetensors(folder / "model.safetensors")
+        model.load_state_dict({n: t.float() for n, t in tensors.items()})
+        return model
+
+
+def _adapter(shape: Any) -> Any:
+    """The trained part for a target of `shape`; all query heads have their own keys."""
+    from dataclasses import replace
+
+    import torch
+    from torch import nn
+
+    from omnidecode.train.model import Attention, place_rotary
+
+    own = replace(shape, kv_heads=0)
+
+    class Adapter(nn.Module):
+        """States [batch, rows, hidden] that leave the exit layer -> states that enter the head."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.Module()
+            layer.input_layernorm, layer.self_attn = nn.RMSNorm(own.hidden, own.norm_eps), Attention(own)
+            self.layers, self.norm = nn.ModuleList([layer]), nn.RMSNorm(own.hidden, own.norm_eps)
+            nn.init.zeros_(layer.self_attn.o_proj.weight)  # begins as the head on the exit layer's states
+            place_rotary(self, own)
+
+        def forward(self, x: Any) -> Any:
+            rows = x.shape[1]
+            layer = self.layers[0]
+            mask = torch.ones(rows, rows, dtype=torch.bool).tril()
+            y, _ = layer.self_attn(layer.input_layernorm(x), (self.cos[:rows], self.sin[:rows]), mask, None)
+            return self.norm(x + y)
+
+    return Adapter()
+
+
+@lru_cache(maxsize=4096)
+def _capture(target: Path, text: Path, at: int, window: int, exit_layer: int) -> tuple[Any, Any]:
+    """States of text `at` that leave the exit layer, and those after the final norm; float16, each made once."""
+    import torch
+
+    model = read_target(target)
+    ids = torch.tensor([read_texts(text)[at]["ids"][:window]])
+    taps = {exit_layer: None}
+    with torch.no_grad():
+        mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        final, _ = model.states(model.embed(ids), torch.arange(ids.shape[1]), mask, taps=taps)
+    return taps[exit_layer][0].half(), final[0].half()
+
+
+RECIPES = {"kangaroo": Kangaroo("kangaroo", steps=600, batch=2, learning_rate=1e-3)}
