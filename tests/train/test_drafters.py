@@ -37,12 +37,20 @@ def world(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["draft", "kangaroo"])
 def test_a_drafter_learns_its_target(name, world, tmp_path):
-    what = replace(find(name), target=world[0], text=world[1], learning_rate=5e-3, **(dict(exit_layer=1) if name == "kangaroo" else {}))
+    what = replace(
+        find(name),
+        target=world[0],
+        text=world[1],
+        learning_rate=5e-3,
+        **(dict(exit_layer=1) if name == "kangaroo" else {}),
+    )
     untrained = what.evaluate(what.build().eval(), 3)
     losses = loop.train(what, tmp_path, steps=60, progress=False)
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10]), losses
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["vocab_size"] == 104 and json.loads((tmp_path / "training.json").read_text())["target"] == world[0].name
+    assert (
+        config["vocab_size"] == 104 and json.loads((tmp_path / "training.json").read_text())["target"] == world[0].name
+    )
     trained = what.evaluate(what.load(tmp_path).eval(), 3)
     assert trained[0]["tokens"] == untrained[0]["tokens"] > 20
     assert trained[0]["acceptance"] > untrained[0]["acceptance"]

@@ -19,7 +19,11 @@ def test_the_judge_accepts_the_given_answer_and_rejects_a_changed_one(name):
         assert len(alphabet.encode(answer)) <= task.canvas
         assert not task.judge(question, "")
         at = max(i for i, c in enumerate(answer) if c.isalnum())
-        other = next(c for c in ("0123456789" if answer[at].isdigit() else "ABCDEFGHIJKLMNOPQRSTUVWXYZ") if c not in question + answer or c.isdigit() and c != answer[at])
+        other = next(
+            c
+            for c in ("0123456789" if answer[at].isdigit() else "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+            if c not in question + answer or c.isdigit() and c != answer[at]
+        )
         assert not task.judge(question, answer[:at] + other + answer[at + 1 :]), (question, answer)
 
 

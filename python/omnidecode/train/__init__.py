@@ -6,6 +6,8 @@ so that benchmarks and tests can use them.
 
 from __future__ import annotations
 
+from typing import Any
+
 #: Recipe name -> module of this package that holds it in its `RECIPES`.
 RECIPES: dict[str, str] = {
     "sudoku-diffusion": "sudoku",
@@ -21,7 +23,7 @@ RECIPES: dict[str, str] = {
 }
 
 
-def find(name: str):
+def find(name: str) -> Any:
     """The recipe called `name`. Raises `ValueError` that lists the known names; needs no torch."""
     from importlib import import_module
 
@@ -30,7 +32,7 @@ def find(name: str):
     return import_module(f"{__name__}.{RECIPES[name]}").RECIPES[name]
 
 
-def require_torch():
+def require_torch() -> Any:
     """The torch module. Raises `ImportError` that says which extra to install."""
     try:
         import torch

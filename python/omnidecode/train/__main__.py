@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from omnidecode.train import RECIPES, find, require_torch
+from omnidecode.train.recipe import Row
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,13 +19,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="length of the whole schedule (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in DIR")
-    parser.add_argument("--from", dest="start", type=Path, metavar="DIR", help="take the first weights from this checkpoint")
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="DIR", help="take the first weights from this checkpoint"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     parser.add_argument("--evaluate", action="store_true", help="train nothing: measure the checkpoint in DIR")
-    parser.add_argument("--questions", type=Path, metavar="JSONL", help="measure on these {input, output} lines instead of made ones")
+    parser.add_argument(
+        "--questions", type=Path, metavar="JSONL", help="measure on these {input, output} lines instead of made ones"
+    )
     parser.add_argument("--count", type=int, default=256, help="held-out questions to measure on (default 256)")
     parser.add_argument("--target", type=Path, help="drafters: the model to draft for (a GGUF file or a folder)")
-    parser.add_argument("--text", type=Path, metavar="JSONL", help="drafters: what the target wrote (`omnidecode.train.write`)")
+    parser.add_argument(
+        "--text", type=Path, metavar="JSONL", help="drafters: what the target wrote (`omnidecode.train.write`)"
+    )
     given = parser.parse_args(arguments)
     try:
         torch = require_torch()
@@ -56,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def markdown(table: list[dict]) -> str:
+def markdown(table: list[Row]) -> str:
     """The table as Markdown, columns in the order of the rows' keys."""
     columns = list(dict.fromkeys(key for row in table for key in row))
     lines = [columns, ["---"] * len(columns), *([str(row.get(c, "")) for c in columns] for row in table)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 SPECIALS = ["<pad>", "<mask>", "<eos>", "<bos>", "<unk>", "<|start-latent|>", "<|end-latent|>", "<|latent|>"]
 PAD, MASK, EOS, BOS, UNK, START_LATENT, END_LATENT, LATENT = range(len(SPECIALS))
@@ -40,7 +41,7 @@ def write_tokenizer(folder: Path) -> None:
         dict(id=i, content=t, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
         for i, t in enumerate(SPECIALS)
     ]
-    tokenizer = dict(
+    tokenizer: dict[str, Any] = dict(
         version="1.0",
         truncation=None,
         padding=None,

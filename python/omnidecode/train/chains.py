@@ -26,7 +26,8 @@ class Chains(Task):
 
     def sample(self, random: random.Random) -> tuple[str, str]:
         """Lines of 2 to 10 numbers, in all 20 to 62 characters."""
-        room, lines = random.randint(20, ROOM), []
+        room = random.randint(20, ROOM)
+        lines: list[str] = []
         while True:
             total = random.randint(0, 9)
             line = str(total)

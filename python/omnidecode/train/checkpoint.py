@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Writes `tensors` as one safetensors file: header length (u64, little endian), JSON header, raw data."""
-    header: dict = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, t in sorted(tensors.items()):
         size = t.numel() * t.element_size()
@@ -46,7 +47,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def export(
-    folder: Path, model: Llama, facts: dict, dtype: torch.dtype = torch.float16, tokenizer: bool = True
+    folder: Path, model: Llama, facts: dict[str, Any], dtype: torch.dtype = torch.float16, tokenizer: bool = True
 ) -> None:
     """Writes what the engine loads: `model.safetensors`, `config.json`, our tokenizer; and `training.json` with `facts`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def load(folder: Path) -> Llama:
     return model
 
 
-def save_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, facts: dict) -> None:
+def save_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
     """What `--resume` needs. Random numbers are keyed by (seed, step), so no generator state is kept."""
     with _replacing(path) as file:
         torch.save(dict(model=model.state_dict(), optimizer=optimizer.state_dict(), facts=facts), file)
@@ -77,12 +78,12 @@ class _replacing:
     def __init__(self, path: Path):
         self.path, self.draft = path, path.with_name(path.name + ".part")
 
-    def __enter__(self):
+    def __enter__(self) -> BinaryIO:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(self.draft, "wb")
         return self.file
 
-    def __exit__(self, failed, *_):
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         self.file.close()
         if failed:
             self.draft.unlink()

@@ -11,8 +11,9 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omnidecode.train.recipe import Recipe, Task
+from omnidecode.train.recipe import Recipe, Row, Task
 
 STEP = re.compile(r"(\d{1,4})([-+*/])(\d{1,4})=(\d{1,4})")
 
@@ -31,7 +32,9 @@ class Countdown(Task):
                 sign = random.choice("+-*/" if y and x % y == 0 else "+-*")
                 if sign == "-" and x < y:
                     x, y = y, x
-                pool.append(apply(x, sign, y))
+                result = apply(x, sign, y)
+                assert result is not None, "the sign was chosen so that there is one"
+                pool.append(result)
                 steps.append(f"{x}{sign}{y}={pool[-1]}")
             target = pool[0]
             if 10 <= target <= 99 and target not in numbers and all(STEP.fullmatch(s) for s in steps):
@@ -70,7 +73,7 @@ def apply(x: int, sign: str, y: int) -> int | None:
 class Search(Recipe):
     """Measured greedily and by samples: what best-of-N can find."""
 
-    def evaluate(self, model, count, items=None):
+    def evaluate(self, model: Any, count: int, items: list[tuple[str, str]] | None = None) -> list[Row]:
         from omnidecode.train import evaluate
         from omnidecode.train.recipe import questions
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -110,11 +109,3 @@ def continue_text(
 def share(hits: list[bool]) -> float:
     """Per cent, one decimal."""
     return round(100 * sum(hits) / len(hits), 1)
-
-
-def grouped(items: list, key: Callable) -> list[list]:
-    """`items` in groups of equal `key`, in order of first appearance."""
-    groups: dict = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())

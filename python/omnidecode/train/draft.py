@@ -44,17 +44,17 @@ class Draft(Drafter):
             count += len(logits)
         return total / count, count
 
-    def judged(self, model: Any, row: dict) -> tuple[Any, Any]:
+    def judged(self, model: Any, row: dict[str, Any]) -> tuple[Any, Any]:
         import torch
 
         ids = torch.tensor([row["ids"][: self.window]])
         rows = torch.arange(row["prompt"] - 1, ids.shape[1] - 1)
         return self.model_of_target()(ids, rows), model(ids, rows)
 
-    def export(self, model: Any, folder: Any, facts: dict) -> None:
+    def export(self, model: Any, folder: Any, facts: dict[str, Any]) -> None:
         from omnidecode.train import checkpoint
 
-        checkpoint.export(folder, model, facts | dict(target=self.target.name), tokenizer=False)
+        checkpoint.export(folder, model, facts | dict(target=str(self.target and self.target.name)), tokenizer=False)
         # special tokens are the target's: a draft never decides where a text ends
         path = folder / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))

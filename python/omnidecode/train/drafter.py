@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omnidecode.train.recipe import Recipe, Task
+from omnidecode.train.recipe import Recipe, Row, Task
 
 
 class Text(Task):
@@ -19,7 +19,7 @@ class Text(Task):
 
 
 @lru_cache(maxsize=2)
-def read_texts(path: Path) -> list[dict]:
+def read_texts(path: Path) -> list[dict[str, Any]]:
     """Rows `{ids, prompt}` with at least two written tokens. Raises `ValueError` if there are fewer than 20."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [r for r in rows if len(r["ids"]) >= r["prompt"] + 2]
@@ -47,18 +47,20 @@ class Drafter(Recipe):
 
     def model_of_target(self) -> Any:
         if self.target is None or self.text is None:
-            raise ValueError(f"{self.name} needs --target (a GGUF file or a folder) and --text (what it wrote: `omnidecode.train.write`)")
+            raise ValueError(
+                f"{self.name} needs --target (a GGUF file or a folder) and --text (what it wrote: `omnidecode.train.write`)"
+            )
         return read_target(self.target)
 
-    def texts(self, held: bool) -> list[dict]:
+    def texts(self, held: bool) -> list[dict[str, Any]]:
         self.model_of_target()
         return [r for i, r in enumerate(read_texts(self.text)) if (i % 20 == 19) == held]
 
-    def draw(self, seed: int, step: int) -> list[dict]:
+    def draw(self, seed: int, step: int) -> list[dict[str, Any]]:
         """The texts of a step, a function of (seed, step) alone."""
         return random.Random(f"{seed}:{step}").sample(self.texts(held=False), self.batch)
 
-    def evaluate(self, model: Any, count: int, items: Any = None) -> list[dict]:
+    def evaluate(self, model: Any, count: int, items: Any = None) -> list[Row]:
         """On held-out text: expected acceptance at temperature 1, sum over v of min(p, q); and how often the first choices agree."""
         import torch
 
@@ -71,6 +73,6 @@ class Drafter(Recipe):
                 agree += (p.argmax(-1) == q.argmax(-1)).sum().item()
         return [dict(tokens=int(total), acceptance=round(accept / total, 3), agreement=round(agree / total, 3))]
 
-    def judged(self, model: Any, row: dict) -> tuple[Any, Any]:
+    def judged(self, model: Any, row: dict[str, Any]) -> tuple[Any, Any]:
         """Target's and drafter's logits of one text, [written tokens, vocabulary] each: row j speaks of written token j."""
         raise NotImplementedError

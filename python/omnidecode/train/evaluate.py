@@ -7,7 +7,7 @@ import torch
 from omnidecode.train import alphabet
 from omnidecode.train.decode import Rule, continue_text, denoise, share
 from omnidecode.train.model import Llama
-from omnidecode.train.recipe import Task
+from omnidecode.train.recipe import Row, Task
 
 RULES = [
     *(Rule(count=n) for n in (1, 2, 4, 8)),
@@ -17,7 +17,7 @@ RULES = [
 ]
 
 
-def diffusion(model: Llama, task: Task, items: list[tuple[str, str]], rules: list[Rule] = RULES) -> list[dict]:
+def diffusion(model: Llama, task: Task, items: list[tuple[str, str]], rules: list[Rule] = RULES) -> list[Row]:
     """One row a rule and block length: accuracy in per cent, mean forwards, mean committed tokens (first `<eos>` included) a forward."""
     prompts = torch.tensor([[alphabet.BOS, *alphabet.encode(q)] for q, _ in items])
     sizes = {model.shape.block_size} if model.shape.attention == "block" else dict.fromkeys((task.canvas, task.block))
@@ -40,7 +40,7 @@ def diffusion(model: Llama, task: Task, items: list[tuple[str, str]], rules: lis
     return table
 
 
-def causal(model: Llama, task: Task, items: list[tuple[str, str]], draws: int = 0) -> list[dict]:
+def causal(model: Llama, task: Task, items: list[tuple[str, str]], draws: int = 0) -> list[Row]:
     """Greedy accuracy; with `draws`, also of samples at temperature 1, one by one and the best of all."""
     prompts = [[alphabet.BOS, *alphabet.encode(q)] for q, _ in items]
 

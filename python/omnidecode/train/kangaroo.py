@@ -35,7 +35,7 @@ class Kangaroo(Drafter):
             count += len(teacher)
         return total / count, count
 
-    def judged(self, model: Any, row: dict) -> tuple[Any, Any]:
+    def judged(self, model: Any, row: dict[str, Any]) -> tuple[Any, Any]:
         import torch
 
         target = self.model_of_target()
@@ -46,7 +46,7 @@ class Kangaroo(Drafter):
             teacher = target.head(final[rows].float())
         return teacher, target.head(model(entering.float()[None])[0, rows])
 
-    def export(self, model: Any, folder: Any, facts: dict) -> None:
+    def export(self, model: Any, folder: Any, facts: dict[str, Any]) -> None:
         from omnidecode.train import checkpoint
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class Kangaroo(Drafter):
             torch_dtype="float16",
         )
         (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        facts = facts | dict(target=self.target.name)
+        facts = facts | dict(target=str(self.target and self.target.name))
         (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> Any:
@@ -121,7 +121,7 @@ def _capture(target: Path, text: Path, at: int, window: int, exit_layer: int) ->
 
     model = read_target(target)
     ids = torch.tensor([read_texts(text)[at]["ids"][:window]])
-    taps = {exit_layer: None}
+    taps: dict[int, Any] = {exit_layer: None}
     with torch.no_grad():
         mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
         final, _ = model.states(model.embed(ids), torch.arange(ids.shape[1]), mask, taps=taps)

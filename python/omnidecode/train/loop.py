@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,9 @@ def train(
     """
     steps = steps or recipe.steps
     folder.mkdir(parents=True, exist_ok=True)
-    facts = dict(recipe=recipe.name, steps=steps, seed=seed, batch=recipe.batch, learning_rate=recipe.learning_rate)
+    facts: dict[str, Any] = dict(
+        recipe=recipe.name, steps=steps, seed=seed, batch=recipe.batch, learning_rate=recipe.learning_rate
+    )
     torch.manual_seed(seed)
     model = recipe.build()
     adam = optimizer(model)
@@ -69,7 +72,7 @@ def train(
     elif start is not None:
         model.load_state_dict(recipe.load(start).state_dict())
 
-    def state_facts() -> dict:
+    def state_facts() -> dict[str, Any]:
         return facts | dict(done=done, tokens=tokens, seconds=round(seconds + time.monotonic() - begin, 1))
 
     begin, losses = time.monotonic(), []
@@ -87,7 +90,9 @@ def train(
         adam.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss became {losses[-1]} at step {done}: lower the learning rate or change the seed")
+            raise FloatingPointError(
+                f"the loss became {losses[-1]} at step {done}: lower the learning rate or change the seed"
+            )
         done, tokens = done + 1, tokens + ran
         if bar:
             bar.show(done, losses[-1], ran, rate)
@@ -114,7 +119,8 @@ class Progress:
     def __init__(self, done: int, steps: int):
         self.first, self.steps, self.begin = done, steps, time.monotonic()
         self.terminal = sys.stderr.isatty()
-        self.told, self.tokens, self.mean = self.begin, 0, None
+        self.told, self.tokens = self.begin, 0
+        self.mean: float | None = None
 
     def show(self, done: int, loss: float, tokens: int, rate: float) -> None:
         now = time.monotonic()
@@ -131,4 +137,9 @@ class Progress:
             f"{self.tokens / passed:.0f} tok/s  {passed / 60:.1f} min, {left / 60:.1f} left"
         )
         last = done == self.steps
-        print(f"\r{text}\033[K" if self.terminal else text, end="" if self.terminal and not last else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{text}\033[K" if self.terminal else text,
+            end="" if self.terminal and not last else "\n",
+            file=sys.stderr,
+            flush=True,
+        )

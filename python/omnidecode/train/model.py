@@ -7,6 +7,7 @@ Who sees whom is an argument, so one class serves causal, fully bidirectional (L
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class Shape:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
 
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """`config.json` as the engine and transformers read it; the diffusion fields only where the model is one."""
         config = dict(
             architectures=["LlamaForCausalLM"],
@@ -64,7 +65,7 @@ class Shape:
         return config
 
     @classmethod
-    def of(cls, config: dict) -> Shape:
+    def of(cls, config: dict[str, Any]) -> Shape:
         """The shape that `config()` described."""
         return cls(
             attention=config.get("attention", "causal"),
@@ -117,7 +118,11 @@ class FeedForward(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
         d, f = shape.hidden, shape.intermediate
-        self.gate_proj, self.up_proj, self.down_proj = nn.Linear(d, f, bias=False), nn.Linear(d, f, bias=False), nn.Linear(f, d, bias=False)
+        self.gate_proj, self.up_proj, self.down_proj = (
+            nn.Linear(d, f, bias=False),
+            nn.Linear(d, f, bias=False),
+            nn.Linear(f, d, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = F.linear(x, torch.cat((self.gate_proj.weight, self.up_proj.weight))).chunk(2, -1)
@@ -163,7 +168,12 @@ class Llama(nn.Module):
         return self.model.embed_tokens(ids)
 
     def states(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, past: list[Cache] | None = None, taps: dict[int, Tensor | None] | None = None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        past: list[Cache] | None = None,
+        taps: dict[int, Tensor | None] | None = None,
     ) -> tuple[Tensor, list[Cache]]:
         """States after the final norm of rows x [batch, rows, hidden], and the keys and values of all rows so far.
 

@@ -8,10 +8,12 @@ after the final norm is fed back as the next input, s times, then comes `<|end-l
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from omnidecode.train import alphabet
-from omnidecode.train.recipe import Recipe, Task, questions
+from omnidecode.train.recipe import Recipe, Row, Task, questions
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HOPS = 4
@@ -37,7 +39,9 @@ class Graphs(Task):
                 pair = [target, random.choice(wrong)]
                 random.shuffle(pair)
                 random.shuffle(edges)
-                return f"{','.join(edges)}:{root}?{'|'.join(pair)}", "".join(e + "," for e in paths[target]) + "#" + target
+                return f"{','.join(edges)}:{root}?{'|'.join(pair)}", "".join(
+                    e + "," for e in paths[target]
+                ) + "#" + target
 
     def judge(self, question: str, answer: str) -> bool:
         edges, query = question.split(":")
@@ -73,13 +77,13 @@ class Coconut(Recipe):
     def stage(self, step: int, steps: int) -> int:
         return min(HOPS, int(step / steps * (HOPS + 3)))
 
-    def loss(self, model, seed, step, steps):
+    def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
         thoughts = self.stage(step, steps)
         items = questions(self.task, f"{seed}:{step}", self.batch, held=False)
         texts = [alphabet.encode(answer_behind(a, thoughts)) + [alphabet.EOS] for _, a in items]
         return latent_loss(model, [prompt_ids(q) for q, _ in items], thoughts, texts)
 
-    def evaluate(self, model, count, items=None):
+    def evaluate(self, model: Any, count: int, items: list[tuple[str, str]] | None = None) -> list[Row]:
         from omnidecode.train.decode import share
 
         items = items or questions(self.task, "held-out", count, held=True)
@@ -88,7 +92,9 @@ class Coconut(Recipe):
             hits, tokens = [], 0
             for at in range(0, len(items), 64):
                 part = items[at : at + 64]
-                for (q, _), out in zip(part, think(model, [prompt_ids(q) for q, _ in part], thoughts, self.task.canvas)):
+                for (q, _), out in zip(
+                    part, think(model, [prompt_ids(q) for q, _ in part], thoughts, self.task.canvas)
+                ):
                     text = alphabet.decode(out)
                     hits.append(self.task.judge(q, text))
                     tokens += len(text) + 1
@@ -100,7 +106,7 @@ def prompt_ids(question: str) -> list[int]:
     return [alphabet.BOS, *alphabet.encode(question), alphabet.START_LATENT]
 
 
-def _begin(model, prompts: list[list[int]], thoughts: int):
+def _begin(model: Any, prompts: list[list[int]], thoughts: int) -> Callable[[Any], Any]:
     """Prompts, left-padded so that the thoughts of all stand at one index, then `thoughts` passes of one row.
 
     Returns the function that runs further tokens [batch, n] and gives their states.
@@ -115,7 +121,7 @@ def _begin(model, prompts: list[list[int]], thoughts: int):
     states, past = model.states(model.embed(ids), place.clamp(min=0), sees[:, None])
     place = place[:, -1:]
 
-    def run(x):
+    def run(x: Any) -> Any:
         nonlocal past, place, real
         n = x.shape[1]
         earlier = real.shape[1]
@@ -130,7 +136,7 @@ def _begin(model, prompts: list[list[int]], thoughts: int):
     return run
 
 
-def latent_loss(model, prompts: list[list[int]], thoughts: int, texts: list[list[int]]):
+def latent_loss(model: Any, prompts: list[list[int]], thoughts: int, texts: list[list[int]]) -> tuple[Any, int]:
     """Mean cross-entropy of `texts` behind `<|end-latent|>`, gradients through every thought; and the rows that were run."""
     import torch
     import torch.nn.functional as F
@@ -144,7 +150,7 @@ def latent_loss(model, prompts: list[list[int]], thoughts: int, texts: list[list
     return F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=alphabet.PAD), rows
 
 
-def think(model, prompts: list[list[int]], thoughts: int, limit: int) -> list[list[int]]:
+def think(model: Any, prompts: list[list[int]], thoughts: int, limit: int) -> list[list[int]]:
     """Greedy answers behind `thoughts` continuous thoughts."""
     import torch
 

@@ -6,8 +6,12 @@ import random
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omnidecode.train import alphabet
+
+#: A row of a card's table: column name -> value.
+Row = dict[str, Any]
 
 
 class Task:
@@ -41,7 +45,8 @@ def held_out(question: str) -> bool:
 
 def questions(task: Task, seed: str, count: int, held: bool) -> list[tuple[str, str]]:
     """`count` questions of one side of the split, the same for the same seed."""
-    source, found = random.Random(seed), []
+    source = random.Random(seed)
+    found: list[tuple[str, str]] = []
     while len(found) < count:
         question, answer = task.sample(source)
         if held_out(question) == held:
@@ -56,19 +61,19 @@ class Recipe:
     name: str
     task: Task
     #: `attention`, and any other field of `model.Shape`.
-    shape: dict = field(default_factory=dict)
+    shape: dict[str, Any] = field(default_factory=dict)
     steps: int = 2000
     #: Texts of a step.
     batch: int = 32
     learning_rate: float = 2e-3
 
-    def build(self):
+    def build(self) -> Any:
         """A new model with random weights from torch's global seed."""
         from omnidecode.train.model import Llama, Shape
 
         return Llama(Shape(**self.shape))
 
-    def loss(self, model, seed: int, step: int, steps: int):
+    def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
         """Loss of step `step`, and the tokens it ran. A pure function of the weights and (seed, step): resuming is exact."""
         import torch
 
@@ -86,19 +91,19 @@ class Recipe:
         objective = objectives.block_diffusion if model.shape.attention == "block" else objectives.diffusion
         return objective(model, ids, self.task.prompt, noise), ids.numel()
 
-    def export(self, model, folder, facts: dict) -> None:
+    def export(self, model: Any, folder: Path, facts: dict[str, Any]) -> None:
         """Writes the checkpoint that the engine loads."""
         from omnidecode.train import checkpoint
 
         checkpoint.export(folder, model, facts)
 
-    def load(self, folder):
+    def load(self, folder: Path) -> Any:
         """The exported model in torch."""
         from omnidecode.train import checkpoint
 
         return checkpoint.load(folder)
 
-    def evaluate(self, model, count: int, items: list[tuple[str, str]] | None = None) -> list[dict]:
+    def evaluate(self, model: Any, count: int, items: list[tuple[str, str]] | None = None) -> list[Row]:
         """The card's table over `count` held-out questions (or over `items`)."""
         from omnidecode.train import evaluate
 
@@ -112,5 +117,7 @@ def canvas_text(task: Task, question: str, answer: str) -> list[int]:
     """Prompt and full canvas: `<bos>` question answer `<eos>`... Raises `ValueError` where the lengths do not fit the task."""
     prompt, text = [alphabet.BOS, *alphabet.encode(question)], alphabet.encode(answer)
     if len(prompt) != task.prompt or len(text) > task.canvas:
-        raise ValueError(f"expected a prompt of {task.prompt} tokens and at most {task.canvas} of answer, found {len(prompt)} and {len(text)}")
+        raise ValueError(
+            f"expected a prompt of {task.prompt} tokens and at most {task.canvas} of answer, found {len(prompt)} and {len(text)}"
+        )
     return prompt + text + [alphabet.EOS] * (task.canvas - len(text))

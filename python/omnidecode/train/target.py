@@ -38,7 +38,9 @@ def load(path: Path, context: int = 1024) -> Llama:
 def _from_gguf(path: Path, context: int) -> Llama:
     facts, tensors = read_gguf(path)
     if facts.get("general.architecture") != "llama" or "output.weight" in tensors:
-        raise ValueError(f"{path}: expected a GGUF of architecture llama with a tied head, found {facts.get('general.architecture')!r}")
+        raise ValueError(
+            f"{path}: expected a GGUF of architecture llama with a tied head, found {facts.get('general.architecture')!r}"
+        )
     shape = Shape(
         hidden=facts["llama.embedding_length"],
         intermediate=facts["llama.feed_forward_length"],
@@ -50,7 +52,10 @@ def _from_gguf(path: Path, context: int) -> Llama:
         rope_theta=facts["llama.rope.freq_base"],
         norm_eps=facts["llama.attention.layer_norm_rms_epsilon"],
     )
-    weights = {"model.embed_tokens.weight": tensors["token_embd.weight"], "model.norm.weight": tensors["output_norm.weight"]}
+    weights = {
+        "model.embed_tokens.weight": tensors["token_embd.weight"],
+        "model.norm.weight": tensors["output_norm.weight"],
+    }
     for name, values in tensors.items():
         if name.startswith("blk."):
             _, layer, part, _ = name.split(".")
@@ -108,7 +113,7 @@ def _half(blocks: np.ndarray, at: int) -> np.ndarray:
     return np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32)
 
 
-def _unpack(file: BinaryIO, form: str) -> tuple:
+def _unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
     return struct.unpack(form, file.read(struct.calcsize(form)))
 
 

@@ -17,7 +17,9 @@ TEMPERATURES = (0.0, 0.3, 0.7, 1.0)
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m omnidecode.train.write", description=__doc__)
     parser.add_argument("--target", help="model folder, GGUF file or hub name (default: the embedded model)")
-    parser.add_argument("--prompts", type=Path, required=True, help="one prompt a line: plain, or JSON with `question` or `prompt`")
+    parser.add_argument(
+        "--prompts", type=Path, required=True, help="one prompt a line: plain, or JSON with `question` or `prompt`"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSONL")
     parser.add_argument("--count", type=int, default=400, help="prompts to answer (default 400)")
     parser.add_argument("--max-tokens", type=int, default=192)
@@ -51,7 +53,7 @@ def question(line: str) -> str:
     row = json.loads(line)
     for key in ("question", "prompt", "text"):
         if key in row:
-            return row[key]
+            return str(row[key])
     raise ValueError(f"expected a field `question`, `prompt` or `text`, found {', '.join(row)}")
 
 
