@@ -4,18 +4,23 @@
 //! [`Step`] and hands it to a [`Network`].
 
 pub mod card;
+pub mod chat;
 pub mod config;
+pub mod decoder;
 pub mod error;
 pub mod files;
 pub mod network;
 pub mod step;
+pub mod tokenizer;
 
 pub use card::ModelCard;
+pub use chat::{ChatTemplate, Conversation};
 pub use config::Config;
 pub use error::ModelError;
 pub use files::{Field, Part, Tensor, Weights};
 pub use network::{Network, NetworkError};
 pub use step::{
-    Bias, Choice, Clamp, ClampAction, Edits, Entry, Reading, RowEntry, RowRead, Segment, Stats,
+    Bias, Choice, Clamp, ClampAction, Edits, Entry, PickError, Reading, RowEntry, RowRead, Segment, Stats,
     Step, Tap, Visible, Warp,
 };
+pub use tokenizer::{TextStream, Tokenizer};

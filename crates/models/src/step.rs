@@ -3,6 +3,8 @@
 use omnidecode_core::Token;
 pub use omnidecode_core::law::Warp;
 use omnidecode_core::noise::Key;
+pub use omnidecode_kernels::attend::Visible;
+pub use omnidecode_kernels::pick::{PickError, Stats};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,15 +41,6 @@ pub struct RowEntry {
     pub extras: Range<usize>,
 }
 
-/// A visible key outside the page table.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Visible {
-    /// Absolute place.
-    pub place: u32,
-    /// Slot.
-    pub slot: u32,
-}
-
 /// Consecutive rows of one sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
@@ -77,6 +70,8 @@ pub struct RowRead {
     pub bend: bool,
     /// Choose a token.
     pub choice: Option<Choice>,
+    /// Also give the raw log-probability of the chosen token.
+    pub logprob: bool,
     /// The k largest logits with their ids, descending, ties by lower id.
     pub top: usize,
     /// Statistics of the row.
@@ -85,21 +80,6 @@ pub struct RowRead {
     pub asked: Range<usize>,
     /// The whole row, bent.
     pub logits: bool,
-}
-
-/// Statistics of a row of logits in one pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Stats {
-    /// Token of the largest logit, lowest id on a tie.
-    pub argmax: Token,
-    /// Largest logit.
-    pub max: f32,
-    /// Second largest logit.
-    pub second: f32,
-    /// Log of the sum of exponentials.
-    pub lse: f32,
-    /// Entropy of the softmax, in nats.
-    pub entropy: f32,
 }
 
 /// A hidden state to be read: the residual stream of `row` before layer `layer` (`layer == layers`: after the last
@@ -166,9 +146,12 @@ pub enum ClampAction {
 /// What was read at one row; the fields that were not asked for are empty.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading<'a> {
-    /// The chosen token.
+    /// The chosen token; `None` when none was asked for, or when there is an `error`.
     pub choice: Option<Token>,
-    /// Raw log-probability of the chosen token (of the unbent softmax).
+    /// Why nothing could be read from the row's logits: they are not numbers, or every token is excluded. The row's
+    /// request fails, the others go on.
+    pub error: Option<PickError>,
+    /// Raw log-probability of the chosen token (of the unbent softmax), where [`RowRead::logprob`] asks for it.
     pub logprob: f32,
     /// Largest logits, descending.
     pub top: &'a [(Token, f32)],

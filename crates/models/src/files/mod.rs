@@ -9,6 +9,7 @@ mod tensor;
 mod weights;
 
 pub use dtype::Dtype;
+pub(crate) use folder::json;
 
 pub use parts::{Field, Part};
 pub use tensor::Tensor;

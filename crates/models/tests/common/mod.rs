@@ -1,0 +1,179 @@
+//! A golden folder and a decoder driven by hand: one sequence whose pages are the first of the store.
+#![allow(dead_code, reason = "each test file uses its part")]
+use omnidecode_models::decoder::{Decoder, Options};
+use omnidecode_models::step::{Entry, RowEntry, RowRead, Segment, Step, Tap, Visible};
+use omnidecode_models::{Network, Weights};
+use std::path::PathBuf;
+
+pub fn folder(case: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
+}
+
+/// Tensors of `golden.safetensors`.
+pub struct Golden(Vec<u8>);
+impl Golden {
+    pub fn open(case: &str) -> Golden {
+        Golden(std::fs::read(folder(case).join("golden.safetensors")).expect("the golden folder is in the repository"))
+    }
+    fn tensor(&self, name: &str) -> Option<Vec<u8>> {
+        let all = safetensors::SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        all.tensor(name).ok().map(|t| t.data().to_vec())
+    }
+    pub fn try_floats(&self, name: &str) -> Option<Vec<f32>> {
+        let bytes = self.tensor(name)?;
+        Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    }
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        self.try_floats(name).unwrap_or_else(|| panic!("no tensor {name}"))
+    }
+    pub fn ids(&self, name: &str) -> Vec<u32> {
+        let bytes = self.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
+        bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    }
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        self.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"))
+    }
+}
+
+/// All logits of a forward and its hidden states, `[layers + 1][rows * hidden]`.
+pub struct Seen {
+    pub logits: Vec<f32>,
+    pub hidden: Vec<Vec<f32>>,
+    vocab: usize,
+}
+impl Seen {
+    /// The choice after the last row.
+    pub fn argmax(&self) -> u32 {
+        let last = &self.logits[self.logits.len() - self.vocab..];
+        let mut best = 0;
+        for (i, &l) in last.iter().enumerate() {
+            if l > last[best] {
+                best = i;
+            }
+        }
+        best as u32
+    }
+}
+
+const PAGES: usize = 128;
+const TAIL: usize = 64;
+
+pub struct Runner {
+    pub decoder: Decoder,
+    pub len: usize,
+}
+impl Runner {
+    pub fn load(case: &str) -> Runner {
+        Runner::open(&folder(case))
+    }
+    pub fn open(path: &std::path::Path) -> Runner {
+        let weights = Weights::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let options = Options { threads: Some(2), ..Options::default() };
+        let mut decoder = Decoder::load(&weights, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        decoder.reserve(PAGES, TAIL).expect("memory");
+        Runner { decoder, len: 0 }
+    }
+    pub fn vocab(&self) -> usize {
+        self.decoder.card().vocab
+    }
+    /// First slot of the tail.
+    pub fn tail(&self) -> u32 {
+        (PAGES * 32) as u32
+    }
+    /// Run a step and give all logits, row after row.
+    pub fn run(&mut self, step: &Step) -> Seen {
+        let card = self.decoder.card().clone();
+        let mut seen = Seen { logits: Vec::new(), hidden: vec![Vec::new(); card.layers + 1], vocab: card.vocab };
+        let each = &mut |_: usize, reading: omnidecode_models::Reading<'_>| {
+            assert_eq!(reading.error, None);
+            seen.logits.extend_from_slice(reading.logits);
+            for (states, state) in seen.hidden.iter_mut().zip(reading.hidden.chunks(card.hidden)) {
+                states.extend_from_slice(state);
+            }
+        };
+        self.decoder.run(step, &mut |_, _| panic!("nothing is bent"), each).expect("finite");
+        seen
+    }
+    fn read_all(&self, step: &mut Step) {
+        let layers = self.decoder.card().layers;
+        for row in 0..step.rows.len() {
+            step.reads.push(RowRead { row, logits: true, ..RowRead::default() });
+            step.taps.extend((0..=layers).map(|layer| Tap { row, layer }));
+        }
+    }
+    /// Rows appended to a sequence that begins at page `first`.
+    fn lay(&self, step: &mut Step, ids: &[u32], first: usize, from: usize, full: bool) {
+        let (row, pages) = (step.rows.len(), step.pages.len());
+        step.pages.extend((0..PAGES / 4).map(|p| (first + p) as u32));
+        for (i, &id) in ids.iter().enumerate() {
+            let place = (from + i) as u32;
+            let span = step.spans.len();
+            step.spans.push((0, if full { (from + ids.len()) as u32 } else { place + 1 }));
+            let slot = (first * 32) as u32 + place;
+            step.rows.push(RowEntry {
+                entry: Entry::Token(id),
+                position: place,
+                place,
+                slot,
+                spans: span..span + 1,
+                extras: 0..0,
+            });
+        }
+        let layers = 0..self.decoder.card().layers;
+        step.segments.push(Segment { rows: row..step.rows.len(), table: pages..step.pages.len(), layers });
+    }
+    /// Append rows to the sequence.
+    pub fn causal(&mut self, ids: &[u32]) -> Seen {
+        let mut step = Step::default();
+        self.lay(&mut step, ids, 0, self.len, false);
+        self.read_all(&mut step);
+        self.len += ids.len();
+        self.run(&step)
+    }
+    /// Append rows to the sequence, reading the last one's logits only.
+    pub fn last(&mut self, ids: &[u32]) -> Seen {
+        let mut step = Step::default();
+        self.lay(&mut step, ids, 0, self.len, false);
+        step.reads.push(RowRead { row: ids.len() - 1, logits: true, ..RowRead::default() });
+        self.len += ids.len();
+        self.run(&step)
+    }
+    /// Fresh rows that all see each other.
+    pub fn full(&mut self, ids: &[u32]) -> Vec<f32> {
+        let mut step = Step::default();
+        self.lay(&mut step, ids, 0, 0, true);
+        self.read_all(&mut step);
+        self.run(&step).logits
+    }
+    /// Several fresh sequences in one step.
+    pub fn together(&mut self, prompts: &[&[u32]]) -> Vec<f32> {
+        let mut step = Step::default();
+        for (i, ids) in prompts.iter().enumerate() {
+            self.lay(&mut step, ids, i * (PAGES / 4), 0, false);
+        }
+        self.read_all(&mut step);
+        self.run(&step).logits
+    }
+    /// Rows in the tail behind `committed` places of the sequence; row `i` sees `sights[i]`, itself included.
+    pub fn tail_rows(&mut self, ids: &[u32], places: &[u32], committed: u32, sights: &[Vec<Visible>]) -> Vec<f32> {
+        let mut step = Step { pages: (0..PAGES as u32 / 4).collect(), spans: vec![(0, committed)], ..Step::default() };
+        for (i, &id) in ids.iter().enumerate() {
+            let first = step.extras.len();
+            step.extras.extend_from_slice(&sights[i]);
+            let slot = self.tail() + i as u32;
+            let extras = first..step.extras.len();
+            step.rows.push(RowEntry {
+                entry: Entry::Token(id),
+                position: places[i],
+                place: places[i],
+                slot,
+                spans: 0..1,
+                extras,
+            });
+        }
+        let layers = 0..self.decoder.card().layers;
+        step.segments.push(Segment { rows: 0..ids.len(), table: 0..step.pages.len(), layers });
+        self.read_all(&mut step);
+        self.run(&step).logits
+    }
+}
