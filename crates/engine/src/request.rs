@@ -1,0 +1,312 @@
+//! The sendable side: what crosses the thread boundary, in and out.
+use crate::error::{Error, Result};
+use crate::mailbox::Mailbox;
+use crate::plan::{LATENT, Row};
+use crate::processor::LogitsProcessor;
+use crate::sampling::Sampling;
+use crate::sequence::Sequence;
+use crate::text::Detokenizer;
+use crate::usage::{Origin, Usage};
+use omnidecode_core::Token;
+use omnidecode_models::Edits;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// A strategy at work. It lives and dies on the engine thread and need not be `Send`.
+pub type LocalFuture = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// What the answer is worth (DESIGN: guarantees).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Token for token what plain decoding gives with the same seed and companions.
+    Exact,
+    /// The same law as plain decoding.
+    Distribution,
+    /// Neither.
+    Approximate,
+}
+impl Guarantee {
+    /// In small letters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Guarantee::Exact => "exact",
+            Guarantee::Distribution => "distribution",
+            Guarantee::Approximate => "approximate",
+        }
+    }
+}
+
+/// How tokens are found: a name for reports, a claim, and the coroutine.
+pub struct Strategy {
+    /// Name for reports; the engine never looks at it.
+    pub name: String,
+    /// What it claims.
+    pub guarantee: Guarantee,
+    /// Only the closure is `Send`; the future it makes stays on the engine thread.
+    pub start: Box<dyn FnOnce(Sequence) -> LocalFuture + Send>,
+}
+impl Strategy {
+    /// A strategy from an async closure.
+    pub fn new<F, Fut>(name: impl Into<String>, guarantee: Guarantee, start: F) -> Self
+    where
+        F: FnOnce(Sequence) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<()>> + 'static,
+    {
+        Strategy { name: name.into(), guarantee, start: Box::new(move |seq| Box::pin(start(seq))) }
+    }
+}
+impl std::fmt::Debug for Strategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Strategy").field("name", &self.name).field("guarantee", &self.guarantee).finish_non_exhaustive()
+    }
+}
+
+/// What is given: tokens, and vectors at some places (whose token is [`LATENT`]).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prompt {
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) vectors: Vec<(usize, Row)>,
+}
+impl Prompt {
+    /// Append a token.
+    pub fn push(&mut self, token: Token) {
+        self.tokens.push(token);
+    }
+    /// Append a vector in place of an embedding.
+    pub fn push_vector(&mut self, vector: impl Into<Arc<[f32]>>) {
+        self.vectors.push((self.tokens.len(), Row::Embedding(vector.into())));
+        self.tokens.push(LATENT);
+    }
+    /// Places.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+    /// Nothing is given.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}
+impl From<Vec<Token>> for Prompt {
+    fn from(tokens: Vec<Token>) -> Self {
+        Prompt { tokens, vectors: Vec::new() }
+    }
+}
+
+/// One request.
+pub struct Request {
+    /// What is given.
+    pub prompt: Prompt,
+    /// How tokens are found.
+    pub strategy: Strategy,
+    /// Law and end of the answer.
+    pub sampling: Sampling,
+    /// Law-bending companions, in order, after those that `sampling` stands for.
+    pub processors: Vec<Arc<dyn LogitsProcessor>>,
+    /// Changes inside the main model for this request.
+    pub edits: Option<Arc<Edits>>,
+    /// Makes the text; without it there is none, and no stop strings.
+    pub text: Option<Arc<dyn Detokenizer>>,
+    /// Requests share prefixes only with requests of the same salt; `None` shares nothing.
+    pub salt: Option<u64>,
+}
+impl Request {
+    /// A request without companions and text.
+    pub fn new(prompt: impl Into<Prompt>, strategy: Strategy, sampling: Sampling) -> Self {
+        Self { prompt: prompt.into(), strategy, sampling, processors: Vec::new(), edits: None, text: None, salt: Some(0) }
+    }
+}
+
+/// The log-probability of a committed token under the raw model, and the likeliest tokens at its place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: Token,
+    /// Its log-probability; `None` where the strategy did not read it.
+    pub logprob: Option<f32>,
+    /// (token, log-probability), descending.
+    pub top: Vec<(Token, f32)>,
+}
+
+/// New tokens of an answer. What was sent is never taken back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Tokens.
+    pub tokens: Vec<Token>,
+    /// Text that became certain.
+    pub text: String,
+    /// One a token when `Sampling::logprobs` is set.
+    pub logprobs: Vec<TokenLogprob>,
+    /// Where each token came from.
+    pub origins: Vec<Origin>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reason {
+    /// A stop condition, or the strategy had no more to say.
+    #[default]
+    Stop,
+    /// `max_tokens`, or the model's context.
+    Length,
+    /// Cancelled.
+    Abort,
+}
+
+/// The condition that stopped an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// One of `stop_token_ids`.
+    Token(Token),
+    /// One of `stop`.
+    Text(String),
+}
+
+/// The end of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finish {
+    /// Why it ended.
+    pub reason: Reason,
+    /// What stopped it; `None` for end-of-text tokens, length and the strategy's own end.
+    pub stop_reason: Option<StopReason>,
+    /// What it cost.
+    pub usage: Usage,
+    /// What it is worth.
+    pub guarantee: Guarantee,
+}
+
+/// What a reader of an answer sees.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// More of the answer.
+    Delta(Delta),
+    /// The end.
+    Done(Finish),
+    /// The end, by an error.
+    Failed(Error),
+}
+
+/// Sends events and wakes an async reader.
+#[derive(Clone)]
+pub(crate) struct Outbox {
+    pub sender: Sender<Event>,
+    pub waker: Arc<Mutex<Option<Waker>>>,
+}
+impl Outbox {
+    /// A vanished reader is a cancel, which the executor sees elsewhere.
+    pub fn send(&self, event: Event) {
+        let _ = self.sender.send(event);
+        let waker = self.waker.lock().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+pub(crate) struct Submission {
+    pub request: Request,
+    pub outbox: Outbox,
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// The reading end of a request. Dropping it cancels the request.
+pub struct Handle {
+    pub(crate) events: Receiver<Event>,
+    pub(crate) waker: Arc<Mutex<Option<Waker>>>,
+    pub(crate) cancelled: Arc<AtomicBool>,
+    pub(crate) mail: Arc<Mailbox>,
+    pub(crate) over: bool,
+}
+
+/// An answer, collected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Everything sent, joined.
+    pub delta: Delta,
+    /// How it ended.
+    pub end: Result<Finish>,
+}
+
+impl Handle {
+    fn note(&mut self, event: Option<Event>) -> Option<Event> {
+        // An engine that is gone without a word was shut down.
+        let event = event.unwrap_or(Event::Failed(Error::Shutdown));
+        self.over = !matches!(event, Event::Delta(_));
+        Some(event)
+    }
+    /// The next event, waiting for it; `None` after the end.
+    pub fn next_event(&mut self) -> Option<Event> {
+        if self.over {
+            return None;
+        }
+        let event = self.events.recv().ok();
+        self.note(event)
+    }
+    /// The next event, if there is one already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        match self.events.try_recv() {
+            _ if self.over => None,
+            Ok(event) => self.note(Some(event)),
+            Err(std::sync::mpsc::TryRecvError::Empty) => None,
+            Err(std::sync::mpsc::TryRecvError::Disconnected) => self.note(None),
+        }
+    }
+    /// The next event, waiting at most so long; `None` after that time or after the end.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
+        match self.events.recv_timeout(timeout) {
+            _ if self.over => None,
+            Ok(event) => self.note(Some(event)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => self.note(None),
+        }
+    }
+    /// The next event for an async reader; ready with `None` after the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        // The waker first: an event sent between the two is then seen or wakes.
+        *self.waker.lock().unwrap_or_else(|e| e.into_inner()) = Some(cx.waker().clone());
+        match self.try_next() {
+            Some(event) => Poll::Ready(Some(event)),
+            None => Poll::Pending,
+        }
+    }
+    /// Whether the end was seen.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+    /// Stop the request; its end will be [`Reason::Abort`] unless it ended before.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.mail.nudge();
+    }
+    /// Wait for the end.
+    pub fn collect(mut self) -> Answer {
+        let mut all = Delta::default();
+        loop {
+            match self.next_event() {
+                Some(Event::Delta(mut delta)) => {
+                    all.tokens.append(&mut delta.tokens);
+                    all.text.push_str(&delta.text);
+                    all.logprobs.append(&mut delta.logprobs);
+                    all.origins.append(&mut delta.origins);
+                }
+                Some(Event::Done(finish)) => return Answer { delta: all, end: Ok(finish) },
+                Some(Event::Failed(e)) => return Answer { delta: all, end: Err(e) },
+                None => return Answer { delta: all, end: Err(Error::Shutdown) },
+            }
+        }
+    }
+}
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if !self.over {
+            self.cancel();
+        }
+    }
+}
