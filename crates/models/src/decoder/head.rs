@@ -149,15 +149,10 @@ fn reduce(
         bend(index, row);
     }
     if let Some(choice) = &read.choice {
-        let token = pick::sample_with(pool, row, &law(&choice.warp), choice.key, scratch)?;
+        let token = pick::sample_with(pool, row, &choice.warp, choice.key, scratch)?;
         reading.choice = Some(token);
         let raw = if raw.is_empty() { &*row } else { &raw };
         reading.logprob = if read.logprob { raw[token as usize] - stats.lse } else { 0.0 };
     }
     Ok(())
-}
-
-fn law(warp: &crate::step::Warp) -> pick::Law {
-    let crate::step::Warp { temperature, top_k, top_p, min_p, typical_p } = *warp;
-    pick::Law { temperature, top_k, top_p, min_p, typical_p }
 }

@@ -1,0 +1,2 @@
+//! One token a forward.
+pub mod plain;
