@@ -1,7 +1,8 @@
 //! How fast products read their weights, and what more rows cost.
 //!
-//! `cargo run --release --example products -- [types] [k×n,...] [threads] [rows,...]`, for instance
-//! `-- Q4_1,Q8_0 576x1536,2048x8192 2`. Weights come from memory, not from a cache: many copies take turns. Runs in
+//! `cargo run --release --example products -- [types] [k×n,...] [threads] [rows,...] [MiB]`, for instance
+//! `-- Q4_1,Q8_0 576x1536,2048x8192 2`. Weights come from memory, not from a cache: as many copies
+//! take turns as fill the last number (256 MiB; 0 keeps one in the cache). Runs in
 //! which another process or the hypervisor took a core are thrown away. Prints, for each type and shape, the
 //! rate at one row beside the read bandwidth of the same minute, and t(m)/t(1).
 
@@ -16,9 +17,6 @@ use omnidecode_kernels::pool::{Pool, default_threads};
 use omnidecode_kernels::product::{Job, product};
 use omnidecode_kernels::tier::Tier;
 
-/// Bytes of weights that take turns: several times the last level cache.
-const COLD: usize = 256 << 20;
-
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let argument =
@@ -32,6 +30,7 @@ fn main() {
         .split(',')
         .map(|m| m.parse().expect("rows"))
         .collect();
+    let cold: usize = argument(5, "256").parse().expect("MiB");
     let pool = Pool::new(threads);
     let tier = Tier::detect().unwrap_or_else(|error| panic!("{error}"));
     println!(
@@ -46,13 +45,20 @@ fn main() {
             let (k, n) = shape.split_once('x').expect("k×n");
             let (k, n): (usize, usize) = (k.parse().expect("k"), n.parse().expect("n"));
             if k % dtype.block() == 0 {
-                line(&pool, tier, dtype, n, k, &rows);
+                line(&pool, tier, dtype, (n, k), &rows, cold << 20);
             }
         }
     }
 }
 
-fn line(pool: &Pool, tier: Tier, dtype: Dtype, n: usize, k: usize, rows: &[usize]) {
+fn line(
+    pool: &Pool,
+    tier: Tier,
+    dtype: Dtype,
+    (n, k): (usize, usize),
+    rows: &[usize],
+    cold: usize,
+) {
     let pattern: Vec<f32> = (0..16 * k)
         .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
         .collect();
@@ -60,7 +66,7 @@ fn line(pool: &Pool, tier: Tier, dtype: Dtype, n: usize, k: usize, rows: &[usize
         .expect("blocks")
         .repeat(n.div_ceil(16));
     let bytes = &bytes[..bytes.len() / n.next_multiple_of(16) * n];
-    let copies = COLD.div_ceil(bytes.len());
+    let copies = cold.div_ceil(bytes.len()).max(1);
     let matrices: Vec<Matrix> = (0..copies)
         .map(|_| Matrix::pack_with(pool, dtype, bytes, n, k).expect("a matrix"))
         .collect();
@@ -79,11 +85,11 @@ fn line(pool: &Pool, tier: Tier, dtype: Dtype, n: usize, k: usize, rows: &[usize
             acts.load(pool, &x[..m * k], m, k, matrices[0].form_on(tier))
                 .expect("finite");
             times.extend(clean(|| {
-                let start = Instant::now();
+                let start = now(pool);
                 let job = Job::store(&matrices[next % copies], &mut out[..m * n]);
                 product(pool, &acts, &mut [job]).expect("shapes fit");
                 next += 1;
-                start.elapsed().as_secs_f64()
+                now(pool) - start
             }));
         }
     }
@@ -101,6 +107,22 @@ fn line(pool: &Pool, tier: Tier, dtype: Dtype, n: usize, k: usize, rows: &[usize
     }
     let macs = most as f64 * (n * k) as f64 / medians[medians.len() - 1] / 1e9;
     println!("  {macs:.0} GMAC/s");
+}
+
+/// Seconds; of this thread's processor time if it works alone, so that its breaks do not count.
+fn now(pool: &Pool) -> f64 {
+    let clock = if pool.threads() == 1 {
+        libc::CLOCK_THREAD_CPUTIME_ID
+    } else {
+        libc::CLOCK_MONOTONIC
+    };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call fills `time`.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// GB/s at which the pool reads all copies.
@@ -133,7 +155,8 @@ fn dispatch(pool: &Pool) -> f64 {
     start.elapsed().as_secs_f64() / f64::from(runs)
 }
 
-/// The results of up to 20 windows in which nobody took a core from this process; a second of trying at most.
+/// The results of up to 20 windows in which nobody took a core from this process; after a
+/// second of trying, the shortest one.
 fn clean(mut window: impl FnMut() -> f64) -> Vec<f64> {
     let (mut all, mut undisturbed) = (Vec::new(), Vec::new());
     let start = Instant::now();

@@ -35,10 +35,7 @@ pub struct Linear<'a> {
 
 impl<'a> From<&'a Matrix> for Linear<'a> {
     fn from(weights: &'a Matrix) -> Self {
-        Linear {
-            weights,
-            bias: None,
-        }
+        Linear { weights, bias: None }
     }
 }
 
@@ -103,52 +100,29 @@ impl<'a> Job<'a> {
     /// `out = W x` for every row, output rows one after the other.
     pub fn store(weights: impl Into<Linear<'a>>, out: &'a mut [f32]) -> Job<'a> {
         let linear = weights.into();
-        Job {
-            kind: Kind::Plain(linear, None),
-            rows: None,
-            out,
-            stride: linear.weights.n(),
-            mode: Mode::Store,
-        }
+        Job { kind: Kind::Plain(linear, None), rows: None, out, stride: linear.weights.n(), mode: Mode::Store }
     }
 
     /// `out += scale · W x` for every row.
     pub fn add(weights: impl Into<Linear<'a>>, scale: f32, out: &'a mut [f32]) -> Job<'a> {
-        Job {
-            mode: Mode::Add(scale),
-            ..Job::store(weights, out)
-        }
+        Job { mode: Mode::Add(scale), ..Job::store(weights, out) }
     }
 
     /// `out = act(W x)` for every row.
     pub fn activated(weights: impl Into<Linear<'a>>, act: Act, out: &'a mut [f32]) -> Job<'a> {
         let linear = weights.into();
-        Job {
-            kind: Kind::Plain(linear, Some(act)),
-            ..Job::store(linear, out)
-        }
+        Job { kind: Kind::Plain(linear, Some(act)), ..Job::store(linear, out) }
     }
 
     /// `out = act(G x) · (U x)` for every row.
-    pub fn gated(
-        gate: impl Into<Linear<'a>>,
-        up: impl Into<Linear<'a>>,
-        act: Act,
-        out: &'a mut [f32],
-    ) -> Job<'a> {
+    pub fn gated(gate: impl Into<Linear<'a>>, up: impl Into<Linear<'a>>, act: Act, out: &'a mut [f32]) -> Job<'a> {
         let (gate, up) = (gate.into(), up.into());
-        Job {
-            kind: Kind::Gated { gate, up, act },
-            ..Job::store(gate, out)
-        }
+        Job { kind: Kind::Gated { gate, up, act }, ..Job::store(gate, out) }
     }
 
     /// The same for some rows of the activations: output row `i` is that of activation row `rows[i]`.
     pub fn of_rows(self, rows: &'a [u32]) -> Job<'a> {
-        Job {
-            rows: Some(rows),
-            ..self
-        }
+        Job { rows: Some(rows), ..self }
     }
 
     /// The same with output rows `stride` values apart.
@@ -163,11 +137,7 @@ impl<'a> Job<'a> {
     fn check(&self, acts: &Activations) -> Result<(), KernelError> {
         let n = self.kind.first().weights.n();
         for linear in self.kind.linears() {
-            shape(
-                "inputs of a matrix and values of an activation row",
-                acts.k(),
-                linear.weights.k(),
-            )?;
+            shape("inputs of a matrix and values of an activation row", acts.k(), linear.weights.k())?;
             shape("outputs of gate and up", n, linear.weights.n())?;
             if let Some(bias) = linear.bias {
                 shape("values of a bias", n, bias.len())?;
@@ -177,35 +147,17 @@ impl<'a> Job<'a> {
                 return Err(KernelError::Form(form.name()));
             }
         }
-        if let Some(&row) = self
-            .rows
-            .into_iter()
-            .flatten()
-            .find(|&&row| row as usize >= acts.rows())
-        {
-            return Err(KernelError::Row {
-                row: row as usize,
-                rows: acts.rows(),
-            });
+        if let Some(&row) = self.rows.into_iter().flatten().find(|&&row| row as usize >= acts.rows()) {
+            return Err(KernelError::Row { row: row as usize, rows: acts.rows() });
         }
         if self.stride < n {
-            return Err(KernelError::Length {
-                what: "stride of an output",
-                expected: n,
-                found: self.stride,
-            });
+            return Err(KernelError::Length { what: "stride of an output", expected: n, found: self.stride });
         }
         let count = self.rows.map_or(acts.rows(), <[u32]>::len);
-        let need = count.checked_sub(1).map_or(Some(0), |last| {
-            last.checked_mul(self.stride)?.checked_add(n)
-        });
+        let need = count.checked_sub(1).map_or(Some(0), |last| last.checked_mul(self.stride)?.checked_add(n));
         if need.is_none_or(|need| self.out.len() < need) {
             let expected = need.unwrap_or(usize::MAX);
-            return Err(KernelError::Length {
-                what: "output of a product",
-                expected,
-                found: self.out.len(),
-            });
+            return Err(KernelError::Length { what: "output of a product", expected, found: self.out.len() });
         }
         Ok(())
     }
@@ -215,25 +167,14 @@ fn size(kind: Kind<'_>, rows: Option<&[u32]>, acts: &Activations) -> Size {
     let first = kind.first().weights;
     Size {
         tiles: first.tiles(),
-        tile_bytes: kind
-            .linears()
-            .map(|linear| linear.weights.tile_bytes())
-            .sum(),
+        tile_bytes: kind.linears().map(|linear| linear.weights.tile_bytes()).sum(),
         rows: rows.map_or(acts.rows(), <[u32]>::len),
         row_bytes: acts.row_bytes(first.form_on(acts.tier())),
     }
 }
 
 fn shape(what: &'static str, expected: usize, found: usize) -> Result<(), KernelError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(KernelError::Shape {
-            what,
-            expected,
-            found,
-        })
-    }
+    if expected == found { Ok(()) } else { Err(KernelError::Shape { what, expected, found }) }
 }
 
 /// Runs all jobs over the same activations in one dispatch, on the activations' tier.
@@ -244,11 +185,7 @@ pub fn product(pool: &Pool, acts: &Activations, jobs: &mut [Job<'_>]) -> Result<
     for job in jobs.iter() {
         job.check(acts)?;
     }
-    let bytes = jobs
-        .iter()
-        .flat_map(|job| job.kind.linears())
-        .map(|linear| linear.weights.bytes())
-        .sum();
+    let bytes = jobs.iter().flat_map(|job| job.kind.linears()).map(|linear| linear.weights.bytes()).sum();
     let plan = Plan::new(bytes, pool.threads());
     let chunks = jobs.iter().map(|job| plan.chunks(job.size(acts))).sum();
     let (jobs, count) = (Shared(jobs.as_mut_ptr()), jobs.len());
@@ -325,9 +262,7 @@ impl<'p, 'a> Piece<'p, 'a> {
             Kind::Gated { gate, up, act } => (gate, Some(up), Some(act)),
         };
         let most = kernels(self.acts.tier(), first.weights.dtype()).len();
-        let most = second.map_or(most, |up| {
-            most.min(kernels(self.acts.tier(), up.weights.dtype()).len())
-        });
+        let most = second.map_or(most, |up| most.min(kernels(self.acts.tier(), up.weights.dtype()).len()));
         let step = balanced(rows.len(), most);
         let mut y: Scratch = [0.0; MOST_ROWS * COLUMNS];
         let mut x: Scratch = [0.0; MOST_ROWS * COLUMNS];
@@ -359,16 +294,11 @@ impl<'p, 'a> Piece<'p, 'a> {
                 for (row, y) in some.clone().zip(y.chunks_exact(COLUMNS)) {
                     // SAFETY: `check` has seen that the output holds these columns of this row; they are this thread's.
                     let out = unsafe {
-                        std::slice::from_raw_parts_mut(
-                            self.out.add(row * self.stride + columns.start),
-                            columns.len(),
-                        )
+                        std::slice::from_raw_parts_mut(self.out.add(row * self.stride + columns.start), columns.len())
                     };
                     match self.mode {
                         Mode::Store => out.copy_from_slice(&y[..columns.len()]),
-                        Mode::Add(scale) => {
-                            out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y)
-                        }
+                        Mode::Add(scale) => out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y),
                     }
                 }
                 from = some.end;
@@ -380,21 +310,12 @@ impl<'p, 'a> Piece<'p, 'a> {
     ///
     /// # Safety
     /// As for [`Piece::run`]; `rows` are at most as many as there are kernels.
-    unsafe fn multiply(
-        &self,
-        linear: Linear<'_>,
-        tile: usize,
-        until: usize,
-        rows: Range<usize>,
-        y: &mut Scratch,
-    ) {
+    unsafe fn multiply(&self, linear: Linear<'_>, tile: usize, until: usize, rows: Range<usize>, y: &mut Scratch) {
         let weights = linear.weights;
         let (tier, form) = (self.acts.tier(), weights.form_on(self.acts.tier()));
         let mut pointers = [std::ptr::null(); MOST_ROWS];
         for (pointer, row) in pointers.iter_mut().zip(rows.clone()) {
-            *pointer = self
-                .acts
-                .row(form, self.rows.map_or(row, |rows| rows[row] as usize));
+            *pointer = self.acts.row(form, self.rows.map_or(row, |rows| rows[row] as usize));
         }
         let kernel: Kernel = kernels(tier, weights.dtype())[rows.len() - 1];
         let operands = Operands {

@@ -1,5 +1,7 @@
 //! Sixteen output columns at once: the vocabulary in which the product kernels are written, once for all instruction sets.
 
+use crate::simd::portable::widen_f16;
+
 /// Vectors of sixteen lanes, one lane an output column. Everything is `#[inline(always)]`, so that the instructions end up
 /// inside a function that has them enabled.
 ///
@@ -80,9 +82,7 @@ unsafe fn dot_bytes(sum: [i32; 16], codes: [u8; 64], a: *const i8, offset: i32) 
     // SAFETY: the caller's pointer is valid for four bytes.
     let a = unsafe { a.cast::<[i8; 4]>().read_unaligned() };
     std::array::from_fn(|lane| {
-        (0..4).fold(sum[lane], |sum, j| {
-            sum + (i32::from(codes[lane * 4 + j]) - offset) * i32::from(a[j])
-        })
+        (0..4).fold(sum[lane], |sum, j| sum + (i32::from(codes[lane * 4 + j]) - offset) * i32::from(a[j]))
     })
 }
 
@@ -109,18 +109,13 @@ impl Columns for Portable {
     #[inline(always)]
     unsafe fn load_f16(p: *const u8) -> Self::F {
         // SAFETY: see above.
-        each(unsafe { p.cast::<[u16; 16]>().read_unaligned() }, |bits| {
-            half::f16::from_bits(bits).to_f32()
-        })
+        each(unsafe { p.cast::<[u16; 16]>().read_unaligned() }, widen_f16)
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u8) -> (Self::F, Self::F) {
         // SAFETY: see above.
         let pairs = unsafe { p.cast::<[u32; 16]>().read_unaligned() };
-        (
-            each(pairs, |pair| f32::from_bits(pair << 16)),
-            each(pairs, |pair| f32::from_bits(pair & 0xFFFF_0000)),
-        )
+        (each(pairs, |pair| f32::from_bits(pair << 16)), each(pairs, |pair| f32::from_bits(pair & 0xFFFF_0000)))
     }
     #[inline(always)]
     unsafe fn load_u8(p: *const u8) -> Self::F {
@@ -165,11 +160,7 @@ impl Columns for Portable {
     }
     #[inline(always)]
     unsafe fn shift_mask(b: Self::B, bits: i32, mask: u8) -> Self::B {
-        if bits < 0 {
-            b.map(|x| x >> -bits & mask)
-        } else {
-            b.map(|x| x << bits & mask)
-        }
+        if bits < 0 { b.map(|x| x >> -bits & mask) } else { b.map(|x| x << bits & mask) }
     }
     #[inline(always)]
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B {

@@ -38,9 +38,7 @@ impl Plan {
     /// For jobs that read `bytes` of weights together.
     pub fn new(bytes: usize, threads: usize) -> Plan {
         let [least, most] = CHUNK_BYTES;
-        Plan {
-            chunk_bytes: (bytes / (threads * CHUNKS_PER_THREAD)).clamp(least, most),
-        }
+        Plan { chunk_bytes: (bytes / (threads * CHUNKS_PER_THREAD)).clamp(least, most) }
     }
 
     /// Tiles and rows of one chunk.
@@ -56,11 +54,7 @@ impl Plan {
     /// Chunks of a job.
     pub fn chunks(self, job: Size) -> usize {
         let (tiles, rows) = self.cut(job);
-        if rows == 0 {
-            0
-        } else {
-            job.tiles.div_ceil(tiles) * job.rows.div_ceil(rows)
-        }
+        if rows == 0 { 0 } else { job.tiles.div_ceil(tiles) * job.rows.div_ceil(rows) }
     }
 
     /// The tiles and rows of a job's chunk. The rows of one group of tiles follow each other, so that the group is read from
@@ -69,10 +63,7 @@ impl Plan {
         let (tiles, rows) = self.cut(job);
         let blocks = job.rows.div_ceil(rows);
         let (tile, row) = (chunk / blocks * tiles, chunk % blocks * rows);
-        (
-            tile..(tile + tiles).min(job.tiles),
-            row..(row + rows).min(job.rows),
-        )
+        (tile..(tile + tiles).min(job.tiles), row..(row + rows).min(job.rows))
     }
 }
 
@@ -82,19 +73,10 @@ mod tests {
 
     #[test]
     fn chunks_cover_every_tile_of_every_row_once() {
-        for (tiles, tile_bytes, rows, row_bytes) in [
-            (1, 64, 1, 52),
-            (36, 5760, 1, 936),
-            (7, 1 << 20, 600, 13000),
-            (100, 3000, 512, 3328),
-            (5, 100, 0, 52),
-        ] {
-            let job = Size {
-                tiles,
-                tile_bytes,
-                rows,
-                row_bytes,
-            };
+        for (tiles, tile_bytes, rows, row_bytes) in
+            [(1, 64, 1, 52), (36, 5760, 1, 936), (7, 1 << 20, 600, 13000), (100, 3000, 512, 3328), (5, 100, 0, 52)]
+        {
+            let job = Size { tiles, tile_bytes, rows, row_bytes };
             for threads in [1, 2, 64] {
                 let plan = Plan::new(tiles * tile_bytes, threads);
                 let mut seen = vec![0; tiles * rows];
@@ -104,10 +86,7 @@ mod tests {
                         some.clone().for_each(|row| seen[tile * rows + row] += 1);
                     }
                 }
-                assert!(
-                    seen.iter().all(|&times| times == 1),
-                    "{tiles} tiles, {rows} rows, {threads} threads"
-                );
+                assert!(seen.iter().all(|&times| times == 1), "{tiles} tiles, {rows} rows, {threads} threads");
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::tier::Tier;
 /// As for [`tile::int8`]; the machine has the tier that the kernel was asked for.
 pub(crate) type Kernel = unsafe fn(Operands);
 
-/// Rows of the largest register tile on any tier.
-pub(crate) const MOST_ROWS: usize = 12;
+/// Rows of the largest register tile on any tier: more gain nothing, their sums fill the registers.
+pub(crate) const MOST_ROWS: usize = 8;
 
 /// The kernels of a type on a tier: entry `r − 1` is for `r` rows; as many as fill the tier's registers.
 ///
@@ -21,6 +21,11 @@ pub(crate) const MOST_ROWS: usize = 12;
 pub(crate) fn kernels(tier: Tier, dtype: Dtype) -> &'static [Kernel] {
     match tier {
         Tier::Portable => portable::of(dtype),
+        // Three rows of bf16, a pair of vectors each, would spill.
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 if dtype == Dtype::Bf16 => &avx2::of(dtype)[..2],
+        #[cfg(target_arch = "x86_64")]
+        Tier::AvxVnni if dtype == Dtype::Bf16 => &avxvnni::of(dtype)[..2],
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 => avx2::of(dtype),
         #[cfg(target_arch = "x86_64")]
@@ -76,15 +81,15 @@ macro_rules! set {
 set!(portable, Portable, [1 2 3 4]);
 
 #[cfg(target_arch = "x86_64")]
-set!(#[target_feature(enable = "avx2,fma,f16c")] avx2, crate::product::x86::Avx2<false>, [1 2 3 4]);
+set!(#[target_feature(enable = "avx2,fma,f16c")] avx2, crate::product::x86::Avx2<false>, [1 2 3]);
 
 #[cfg(target_arch = "x86_64")]
-set!(#[target_feature(enable = "avx2,fma,f16c,avxvnni")] avxvnni, crate::product::x86::Avx2<true>, [1 2 3 4]);
+set!(#[target_feature(enable = "avx2,fma,f16c,avxvnni")] avxvnni, crate::product::x86::Avx2<true>, [1 2 3]);
 
 #[cfg(target_arch = "x86_64")]
 set!(
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    avx512, crate::product::x86::Avx512, [1 2 3 4 5 6 7 8 9 10 11 12]
+    avx512, crate::product::x86::Avx512, [1 2 3 4 5 6 7 8]
 );
 
 #[cfg(target_arch = "aarch64")]
@@ -104,25 +109,17 @@ mod bf16 {
         // `16 · R` outputs. `__m512bh` is any 64 bytes.
         unsafe {
             let rows: [*const i32; R] = std::array::from_fn(|r| (*on.rows.add(r)).cast());
-            let load = |at: usize| {
-                std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(on.tile.add(at).cast()))
-            };
+            let load = |at: usize| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(on.tile.add(at).cast()));
             let pair = |r: usize, at: usize| {
-                std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(
-                    rows[r].add(at).read_unaligned(),
-                ))
+                std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(rows[r].add(at).read_unaligned()))
             };
             let mut first = [_mm512_setzero_ps(); R];
             let mut second = [_mm512_setzero_ps(); R];
             for step in 0..on.k / 4 {
                 let at = step * 128;
                 if at + tile::AHEAD < on.ahead {
-                    <crate::product::x86::Avx512 as Columns>::prefetch(
-                        on.tile.wrapping_add(at + tile::AHEAD),
-                    );
-                    <crate::product::x86::Avx512 as Columns>::prefetch(
-                        on.tile.wrapping_add(at + tile::AHEAD + 64),
-                    );
+                    <crate::product::x86::Avx512 as Columns>::prefetch(on.tile.wrapping_add(at + tile::AHEAD));
+                    <crate::product::x86::Avx512 as Columns>::prefetch(on.tile.wrapping_add(at + tile::AHEAD + 64));
                 }
                 let (a, b) = (load(at), load(at + 64));
                 for r in 0..R {
@@ -136,18 +133,6 @@ mod bf16 {
         }
     }
 
-    pub(super) const KERNELS: &[Kernel] = &[
-        pairs::<1>,
-        pairs::<2>,
-        pairs::<3>,
-        pairs::<4>,
-        pairs::<5>,
-        pairs::<6>,
-        pairs::<7>,
-        pairs::<8>,
-        pairs::<9>,
-        pairs::<10>,
-        pairs::<11>,
-        pairs::<12>,
-    ];
+    pub(super) const KERNELS: &[Kernel] =
+        &[pairs::<1>, pairs::<2>, pairs::<3>, pairs::<4>, pairs::<5>, pairs::<6>, pairs::<7>, pairs::<8>];
 }

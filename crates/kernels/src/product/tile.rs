@@ -72,10 +72,7 @@ macro_rules! format {
     };
 }
 
-format!(Q8_0, Offset, 1.0, |C, codes, p| (
-    C::bytes(codes.add(p * 64)),
-    C::bytes(codes.add((p + 4) * 64))
-));
+format!(Q8_0, Offset, 1.0, |C, codes, p| (C::bytes(codes.add(p * 64)), C::bytes(codes.add((p + 4) * 64))));
 format!(Q4_0, Offset, 1.0 / 16.0, |C, codes, p| {
     let both = C::bytes(codes.add(p * 64));
     (C::shift_mask(both, 4, 0xF0), C::shift_mask(both, 0, 0xF0))
@@ -85,21 +82,14 @@ format!(Q4K, Minimum, 1.0, |C, codes, p| nibbles::<C>(codes, p));
 format!(Q5_0, Offset, 1.0 / 8.0, |C, codes, p| {
     let (both, fifth) = (C::bytes(codes.add(p * 64)), C::bytes(codes.add(256)));
     let high = |g: usize| C::shift_mask(fifth, 7 - g as i32, 0x80);
-    (
-        C::or(C::shift_mask(both, 3, 0x78), high(p)),
-        C::or(C::shift_mask(both, -1, 0x78), high(p + 4)),
-    )
+    (C::or(C::shift_mask(both, 3, 0x78), high(p)), C::or(C::shift_mask(both, -1, 0x78), high(p + 4)))
 });
 format!(Q5_1, Minimum, 1.0, |C, codes, p| fives::<C>(codes, p));
 format!(Q5K, Minimum, 1.0, |C, codes, p| fives::<C>(codes, p));
 format!(Q6K, Halves, 1.0 / 4.0, |C, codes, p| {
     let both = C::bytes(codes.add(p * 64));
-    let high =
-        |half: usize| C::shift_mask(C::bytes(codes.add(256 + half * 64)), 6 - 2 * p as i32, 0xC0);
-    (
-        C::or(C::shift_mask(both, 2, 0x3C), high(0)),
-        C::or(C::shift_mask(both, -2, 0x3C), high(1)),
-    )
+    let high = |half: usize| C::shift_mask(C::bytes(codes.add(256 + half * 64)), 6 - 2 * p as i32, 0xC0);
+    (C::or(C::shift_mask(both, 2, 0x3C), high(0)), C::or(C::shift_mask(both, -2, 0x3C), high(1)))
 });
 
 /// Codes of 4 bits.
@@ -143,15 +133,9 @@ pub(crate) unsafe fn int8<C: Columns, F: Format, const R: usize>(on: Operands) {
         let mut ahead = AHEAD;
         for block in 0..groups / per_block {
             let (codes, scales) = if per_block == 1 {
-                (
-                    on.tile.add(block * codes_of_group),
-                    on.tile
-                        .add(groups * codes_of_group + block * scales_of_block),
-                )
+                (on.tile.add(block * codes_of_group), on.tile.add(groups * codes_of_group + block * scales_of_block))
             } else {
-                let at = on
-                    .tile
-                    .add(block * (per_block * codes_of_group + scales_of_block));
+                let at = on.tile.add(block * (per_block * codes_of_group + scales_of_block));
                 (at, at.add(per_block * codes_of_group))
             };
             let super_scales = super_scales::<C, F>(scales);
@@ -187,11 +171,7 @@ unsafe fn super_scales<C: Columns, F: Format>(scales: *const u8) -> (C::F, C::F)
     unsafe {
         let half = |at: usize, unit: f32| {
             let d = C::load_f16(scales.add(at));
-            if unit == 1.0 {
-                d
-            } else {
-                C::mul(d, C::constant(unit))
-            }
+            if unit == 1.0 { d } else { C::mul(d, C::constant(unit)) }
         };
         match F::DTYPE {
             Dtype::Q4K | Dtype::Q5K => (half(256, 1.0), half(288, -1.0)),
@@ -216,14 +196,12 @@ unsafe fn group<C: Columns, F: Format, const R: usize>(
     unsafe {
         let word = |r: usize, at: usize| records[r].add(at);
         let (scale, second) = match F::DTYPE {
-            Dtype::Q4K | Dtype::Q5K => (
-                C::mul(d, C::load_u8(scales.add(sub * 16))),
-                C::mul(m, C::load_u8(scales.add(128 + sub * 16))),
-            ),
-            Dtype::Q6K => (
-                C::mul(d, C::load_i8(scales.add(sub * 32))),
-                C::mul(d, C::load_i8(scales.add(sub * 32 + 16))),
-            ),
+            Dtype::Q4K | Dtype::Q5K => {
+                (C::mul(d, C::load_u8(scales.add(sub * 16))), C::mul(m, C::load_u8(scales.add(128 + sub * 16))))
+            }
+            Dtype::Q6K => {
+                (C::mul(d, C::load_i8(scales.add(sub * 32))), C::mul(d, C::load_i8(scales.add(sub * 32 + 16))))
+            }
             _ => (d, m),
         };
         let mut sum: [C::I; R] = std::array::from_fn(|r| match F::SUM {
@@ -270,11 +248,7 @@ unsafe fn group<C: Columns, F: Format, const R: usize>(
                     C::fma(second, C::splat(word(r, 36).cast()), total)
                 }
                 Sum::Halves => {
-                    let both = C::fma(
-                        C::to_float(upper[r]),
-                        second,
-                        C::mul(C::to_float(sum[r]), scale),
-                    );
+                    let both = C::fma(C::to_float(upper[r]), second, C::mul(C::to_float(sum[r]), scale));
                     C::fma(both, d, total[r])
                 }
             };

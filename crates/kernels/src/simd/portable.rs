@@ -1,5 +1,5 @@
 //! The set that every machine has: arrays of eight floats that the compiler vectorises.
-use super::Simd;
+use super::{Simd, Task};
 
 /// Eight lanes in plain Rust.
 #[derive(Clone, Copy)]
@@ -14,7 +14,7 @@ fn map2(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 
 /// Widen one half, by the usual exponent rebias; exact for every bit pattern but NaN payloads.
 #[inline(always)]
-fn widen_f16(h: u16) -> f32 {
+pub(crate) fn widen_f16(h: u16) -> f32 {
     let sign = u32::from(h & 0x8000) << 16;
     let magnitude = u32::from(h & 0x7FFF) << 13;
     // Scaling by 2^112 rebiases normals and renormalises subnormals at once; infinities and NaN land at 2^16 and above.
@@ -28,6 +28,10 @@ impl Simd for Portable {
     const LANES: usize = 8;
     const TILE: usize = 2;
 
+    #[inline(never)]
+    fn call<T: Task>(self, task: T) -> T::Out {
+        task.run(self)
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         [x; 8]
