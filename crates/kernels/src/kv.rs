@@ -36,7 +36,9 @@ impl KvDtype {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KvError {
     /// The shape is not one that the kernels serve.
-    #[error("expected a head size that is a positive multiple of 8 and at least one kv head in each layer, found head size {dim} and kv heads {kv_heads:?}")]
+    #[error(
+        "expected a head size that is a positive multiple of 8 and at least one kv head in each layer, found head size {dim} and kv heads {kv_heads:?}"
+    )]
     Shape {
         /// Head size.
         dim: usize,

@@ -15,6 +15,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Rows of a register tile that is two vectors wide.
     const TILE: usize;
 
+    /// Run a task as a function of its own with this set: keeps a large kernel from being inlined at every use.
+    fn call<T: Task>(self, task: T) -> T::Out;
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::V;
     /// Unaligned load of [`Self::LANES`] floats.
@@ -118,9 +120,15 @@ pub(crate) trait Task {
 /// Run a kernel under the widest instruction set in use.
 #[inline]
 pub(crate) fn dispatch<T: Task>(task: T) -> T::Out {
+    dispatch_on(Tier::current(), task)
+}
+
+/// Run a kernel under the instruction set of a tier that this machine has.
+#[inline]
+pub(crate) fn dispatch_on<T: Task>(tier: Tier, task: T) -> T::Out {
+    debug_assert!(tier.is_available());
     #[cfg(target_arch = "x86_64")]
     {
-        let tier = Tier::current();
         if matches!(tier, Tier::Avx512 | Tier::Avx512Bf16) {
             // SAFETY: the tier says that the machine has AVX-512 F, BW, DQ and VL, FMA and F16C.
             return unsafe { x86::avx512(task) };
@@ -130,6 +138,7 @@ pub(crate) fn dispatch<T: Task>(task: T) -> T::Out {
             return unsafe { x86::avx2(task) };
         }
     }
+    let _ = tier;
     task.run(portable::Portable)
 }
 
@@ -139,19 +148,10 @@ pub(crate) mod portable;
 #[path = "simd/x86.rs"]
 pub(crate) mod x86;
 
-/// Run `f` once per instruction set that this machine has.
+/// Run a kernel once per tier that this machine has.
 #[cfg(test)]
-pub(crate) fn every_set<T: Task + Clone>(task: T, mut each: impl FnMut(&'static str, T::Out)) {
-    each("portable", task.clone().run(portable::Portable));
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: just detected (every AVX2 machine with FMA has F16C).
-            each("avx2", unsafe { x86::avx2(task.clone()) });
-        }
-        if std::is_x86_feature_detected!("avx512dq") && std::is_x86_feature_detected!("avx512vl") {
-            // SAFETY: just detected.
-            each("avx512", unsafe { x86::avx512(task) });
-        }
+pub(crate) fn every_set<T: Task + Clone>(task: T, mut each: impl FnMut(Tier, T::Out)) {
+    for tier in Tier::available() {
+        each(tier, dispatch_on(tier, task.clone()));
     }
 }

@@ -1,6 +1,6 @@
 //! The two register tiles of attention: scores of rows against 32 keys, and values summed into rows.
 use crate::kv::PAGE;
-use crate::simd::Simd;
+use crate::simd::{Simd, Task};
 
 /// How an element of the store is read.
 pub(super) trait Element: Copy {
@@ -45,209 +45,179 @@ impl Element for Bf16 {
 
 /// Widen `n` elements, a multiple of 16.
 ///
-/// # Safety
+/// # Safety (of making one)
 /// `from` and `to` are valid for `n` elements.
-#[inline(always)]
-pub(super) unsafe fn widen<S: Simd, T: Element>(s: S, from: *const T, to: *mut f32, n: usize) {
-    let mut i = 0;
-    while i < n {
-        // SAFETY: the caller's duty; LANES divides 16.
-        unsafe { s.store(to.add(i), T::load(s, from.add(i))) };
-        i += S::LANES;
-    }
+pub(super) struct Widen<T> {
+    pub from: *const T,
+    pub to: *mut f32,
+    pub n: usize,
 }
-
-/// Scores of `R` rows (`q`, stride `dim`) against the 32 keys of a page, one chain of multiply-adds over `dim` each.
-#[inline(always)]
-unsafe fn scores_of<S: Simd, T: Element, const R: usize>(
-    s: S,
-    dim: usize,
-    q: *const f32,
-    keys: *const T,
-    out: *mut f32,
-    stride: usize,
-) {
-    let mut lane = 0;
-    while lane < PAGE {
-        let mut acc = [[s.splat(0.0); 2]; R];
-        // SAFETY: `keys` holds [dim][PAGE] elements, `q` R rows of `dim`, `out` R rows of PAGE, by the caller's duty.
-        unsafe {
-            for e in 0..dim {
-                let at = keys.add(e * PAGE + lane);
-                let k = [T::load(s, at), T::load(s, at.add(S::LANES))];
-                for r in 0..R {
-                    let x = s.splat(*q.add(r * dim + e));
-                    acc[r][0] = s.fma(x, k[0], acc[r][0]);
-                    acc[r][1] = s.fma(x, k[1], acc[r][1]);
-                }
-            }
-            for r in 0..R {
-                s.store(out.add(r * stride + lane), acc[r][0]);
-                s.store(out.add(r * stride + lane + S::LANES), acc[r][1]);
-            }
+impl<T: Element> Task for Widen<T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut i = 0;
+        while i < self.n {
+            // SAFETY: the maker's duty; LANES divides 16.
+            unsafe { s.store(self.to.add(i), T::load(s, self.from.add(i))) };
+            i += S::LANES;
         }
-        lane += 2 * S::LANES;
     }
 }
 
-/// `out[r][0..32] = q[r] . keys[0..32]` for `rows` rows; `q` has row stride `dim`, `out` has `stride`.
+/// `out[r][0..32] = q[r] . keys[0..32]` for `rows` rows, one chain of multiply-adds over `dim` each.
 ///
-/// # Safety
-/// `q` is valid for `rows * dim` floats, `keys` for `dim * PAGE` elements, `out` for `rows` rows of `PAGE` floats.
-#[inline(always)]
-pub(super) unsafe fn scores<S: Simd, T: Element>(
-    s: S,
-    dim: usize,
-    rows: usize,
-    q: *const f32,
-    keys: *const T,
-    out: *mut f32,
-    stride: usize,
-) {
-    let mut r = 0;
-    while r < rows {
-        // SAFETY: the caller's duty; n rows are left.
-        unsafe {
-            let (q, out) = (q.add(r * dim), out.add(r * stride));
-            r += match (rows - r).min(S::TILE) {
-                8.. => {
-                    scores_of::<S, T, 8>(s, dim, q, keys, out, stride);
-                    8
+/// # Safety (of making one)
+/// `q` is valid for `rows * dim` floats, `keys` for `[dim][PAGE]` elements, `out` for PAGE floats a row, `stride` apart.
+pub(super) struct Scores<T> {
+    pub dim: usize,
+    pub rows: usize,
+    pub q: *const f32,
+    pub keys: *const T,
+    pub out: *mut f32,
+    pub stride: usize,
+}
+impl<T: Element> Scores<T> {
+    /// Rows `r..r + R`.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(&self, s: S, r: &mut usize) {
+        let mut lane = 0;
+        while lane < PAGE {
+            let mut acc = [[s.splat(0.0); 2]; R];
+            // SAFETY: the maker's duty; R rows are left.
+            unsafe {
+                let (q, out) = (self.q.add(*r * self.dim), self.out.add(*r * self.stride + lane));
+                for e in 0..self.dim {
+                    let at = self.keys.add(e * PAGE + lane);
+                    let k = [T::load(s, at), T::load(s, at.add(S::LANES))];
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let x = s.splat(*q.add(i * self.dim + e));
+                        acc[0] = s.fma(x, k[0], acc[0]);
+                        acc[1] = s.fma(x, k[1], acc[1]);
+                    }
                 }
-                4.. => {
-                    scores_of::<S, T, 4>(s, dim, q, keys, out, stride);
-                    4
+                for (i, acc) in acc.iter().enumerate() {
+                    s.store(out.add(i * self.stride), acc[0]);
+                    s.store(out.add(i * self.stride + S::LANES), acc[1]);
                 }
-                3 => {
-                    scores_of::<S, T, 3>(s, dim, q, keys, out, stride);
-                    3
-                }
-                2 => {
-                    scores_of::<S, T, 2>(s, dim, q, keys, out, stride);
-                    2
-                }
-                _ => {
-                    scores_of::<S, T, 1>(s, dim, q, keys, out, stride);
-                    1
-                }
-            };
+            }
+            lane += 2 * S::LANES;
+        }
+        *r += R;
+    }
+}
+impl<T: Element> Task for Scores<T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut r = 0;
+        if S::TILE >= 8 {
+            while self.rows - r >= 8 {
+                self.tile::<S, 8>(s, &mut r);
+            }
+        }
+        if S::TILE >= 4 {
+            while self.rows - r >= 4 {
+                self.tile::<S, 4>(s, &mut r);
+            }
+            if self.rows - r == 3 {
+                self.tile::<S, 3>(s, &mut r);
+            }
+        }
+        while self.rows - r >= 2 {
+            self.tile::<S, 2>(s, &mut r);
+        }
+        if self.rows > r {
+            self.tile::<S, 1>(s, &mut r);
         }
     }
 }
 
-/// Weights and factors of some rows of a tile.
-#[derive(Clone, Copy)]
-pub(super) struct Rows {
-    /// Weights, PAGE a row.
+/// `acc[r] = acc[r] * factor[r] + sum_i weight[r][i] * values[i]`, i in order, for `rows` rows.
+///
+/// # Safety (of making one)
+/// `values` point at `width` elements each, a multiple of 16; `weights` holds PAGE, `factors` one, `acc` `width`
+/// floats a row.
+pub(super) struct Values<'a, T> {
+    pub width: usize,
+    pub rows: usize,
+    pub values: &'a [*const T],
     pub weights: *const f32,
-    /// What the row's accumulator is scaled by first.
     pub factors: *const f32,
-    /// Accumulators, `width` a row.
     pub acc: *mut f32,
 }
-
-/// `acc[r] = acc[r] * factor[r] + sum_i weight[r][i] * values[i]`, i in order, for `R` rows and `C` vectors of columns.
-#[inline(always)]
-unsafe fn values_of<S: Simd, T: Element, const R: usize, const C: usize>(
-    s: S,
-    width: usize,
-    rows: Rows,
-    column: usize,
-    values: &[*const T],
-) {
-    let mut acc = [[s.splat(0.0); C]; R];
-    // SAFETY: the caller's duty.
-    unsafe {
-        for r in 0..R {
-            let factor = s.splat(*rows.factors.add(r));
-            for c in 0..C {
-                acc[r][c] = s.mul(s.load(rows.acc.add(r * width + column + c * S::LANES)), factor);
+impl<T: Element> Values<'_, T> {
+    /// `C` vectors of columns of rows `r..r + R`.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const C: usize>(&self, s: S, r: usize, column: usize) {
+        let mut sum = [[s.splat(0.0); C]; R];
+        // SAFETY: the maker's duty; R rows and C vectors are left.
+        unsafe {
+            let acc = self.acc.add(r * self.width + column);
+            for (i, sum) in sum.iter_mut().enumerate() {
+                let factor = s.splat(*self.factors.add(r + i));
+                for (c, sum) in sum.iter_mut().enumerate() {
+                    *sum = s.mul(s.load(acc.add(i * self.width + c * S::LANES)), factor);
+                }
             }
-        }
-        for (i, value) in values.iter().enumerate() {
-            let mut v = [s.splat(0.0); C];
-            for c in 0..C {
-                v[c] = T::load(s, value.add(column + c * S::LANES));
+            let weights = self.weights.add(r * PAGE);
+            for (k, value) in self.values.iter().enumerate() {
+                let mut v = [s.splat(0.0); C];
+                for (c, v) in v.iter_mut().enumerate() {
+                    *v = T::load(s, value.add(column + c * S::LANES));
+                }
+                for (i, sum) in sum.iter_mut().enumerate() {
+                    let w = s.splat(*weights.add(i * PAGE + k));
+                    for (sum, v) in sum.iter_mut().zip(v) {
+                        *sum = s.fma(w, v, *sum);
+                    }
+                }
             }
-            for r in 0..R {
-                let w = s.splat(*rows.weights.add(r * PAGE + i));
-                for c in 0..C {
-                    acc[r][c] = s.fma(w, v[c], acc[r][c]);
+            for (i, sum) in sum.iter().enumerate() {
+                for (c, sum) in sum.iter().enumerate() {
+                    s.store(acc.add(i * self.width + c * S::LANES), *sum);
                 }
             }
         }
-        for r in 0..R {
-            for c in 0..C {
-                s.store(rows.acc.add(r * width + column + c * S::LANES), acc[r][c]);
-            }
-        }
     }
-}
 
-/// All columns of `R` rows, `C` vectors at a time, then fewer.
-#[inline(always)]
-unsafe fn values_rows<S: Simd, T: Element, const R: usize, const C: usize>(
-    s: S,
-    width: usize,
-    rows: Rows,
-    values: &[*const T],
-) {
-    let mut column = 0;
-    // SAFETY: the caller's duty; `width` is a multiple of LANES.
-    unsafe {
-        while column + C * S::LANES <= width {
-            values_of::<S, T, R, C>(s, width, rows, column, values);
+    /// All columns of rows `r..r + R`, `C` vectors at a time, then one.
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize, const C: usize>(&self, s: S, r: &mut usize) {
+        let mut column = 0;
+        while column + C * S::LANES <= self.width {
+            self.tile::<S, R, C>(s, *r, column);
             column += C * S::LANES;
         }
-        while column < width {
-            values_of::<S, T, R, 1>(s, width, rows, column, values);
+        while column < self.width {
+            self.tile::<S, R, 1>(s, *r, column);
             column += S::LANES;
         }
+        *r += R;
     }
 }
-
-/// Add up to 32 weighted values to `n` rows.
-///
-/// # Safety
-/// `rows` is valid for `n` rows, each of `values` for `width` elements.
-#[inline(always)]
-pub(super) unsafe fn values<S: Simd, T: Element>(s: S, width: usize, n: usize, mut rows: Rows, values: &[*const T]) {
-    let mut left = n;
-    while left > 0 {
-        // SAFETY: the caller's duty; `left` rows are left.
-        unsafe {
-            let done = match left.min(S::TILE) {
-                8.. => {
-                    values_rows::<S, T, 8, 2>(s, width, rows, values);
-                    8
-                }
-                4.. if S::TILE == 8 => {
-                    values_rows::<S, T, 4, 4>(s, width, rows, values);
-                    4
-                }
-                4.. => {
-                    values_rows::<S, T, 4, 2>(s, width, rows, values);
-                    4
-                }
-                3 if S::TILE == 8 => {
-                    values_rows::<S, T, 3, 4>(s, width, rows, values);
-                    3
-                }
-                2.. => {
-                    values_rows::<S, T, 2, 2>(s, width, rows, values);
-                    2
-                }
-                _ => {
-                    values_rows::<S, T, 1, 4>(s, width, rows, values);
-                    1
-                }
-            };
-            rows = Rows {
-                weights: rows.weights.add(done * PAGE),
-                factors: rows.factors.add(done),
-                acc: rows.acc.add(done * width),
-            };
-            left -= done;
+impl<T: Element> Task for Values<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut r = 0;
+        if S::TILE >= 8 {
+            while self.rows - r >= 4 {
+                self.rows::<S, 4, 4>(s, &mut r);
+            }
+            if self.rows - r == 3 {
+                self.rows::<S, 3, 4>(s, &mut r);
+            }
+        } else if S::TILE >= 4 {
+            while self.rows - r >= 4 {
+                self.rows::<S, 4, 2>(s, &mut r);
+            }
+        }
+        while self.rows - r >= 2 {
+            self.rows::<S, 2, 2>(s, &mut r);
+        }
+        if self.rows > r {
+            self.rows::<S, 1, 4>(s, &mut r);
         }
     }
 }

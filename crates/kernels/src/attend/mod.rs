@@ -9,12 +9,16 @@
 //! still gives the bits that one thread would give.
 use crate::kv::{KvStore, PAGE};
 use crate::pool::Pool;
-use crate::simd::dispatch;
+use crate::simd::dispatch_on;
+use crate::tier::Tier;
 use std::cell::RefCell;
 use std::ops::Range;
 
+mod block;
 mod inner;
-mod tile;
+mod look;
+mod soften;
+mod walk;
 mod weights;
 
 pub use weights::weights;
@@ -125,6 +129,7 @@ impl Item {
 /// Everything an item reads.
 #[derive(Clone, Copy)]
 struct Job<'a> {
+    tier: Tier,
     kv: &'a KvStore,
     layer: usize,
     heads: Heads,
@@ -141,7 +146,7 @@ struct Plan {
 
 thread_local! {
     static PLAN: RefCell<Plan> = RefCell::default();
-    static SCRATCH: RefCell<tile::Scratch> = RefCell::default();
+    static SCRATCH: RefCell<walk::Scratch> = RefCell::default();
 }
 
 /// A pointer into memory that several threads write at disjoint places.
@@ -173,33 +178,37 @@ impl Shared {
 /// # Panics
 /// When ranges, rows, pages or slots do not exist, or `heads` does not fit the store.
 pub fn attend(pool: &Pool, kv: &mut KvStore, layer: usize, heads: &Heads, q: &[f32], sight: &Sight, out: &mut [f32]) {
-    let job = Job { kv, layer, heads: *heads, q, sight: *sight };
-    job.check(out.len());
-    PLAN.with_borrow_mut(|plan| {
-        job.plan(pool.threads(), plan);
-        let Plan { tiles, parts, partials } = plan;
-        let out = Shared::of(out);
-        let items = if parts.is_empty() { &*tiles } else { &*parts };
-        let shared = Shared::of(partials);
-        pool.run(items.len(), &|i| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                // SAFETY: tiles own disjoint (row, head) parts of `out`, parts own disjoint partials.
-                dispatch(tile::Walk { job, item: &items[i], scratch, partials: shared, out })
-            });
-        });
-        if !parts.is_empty() {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let mut at = 0;
-                for tile in &*tiles {
-                    dispatch(tile::Join { job, tile, scratch, partials: &partials[at..], out });
-                    at += tile.stretches.len() * tile::partial_len(tile.rows(), job.kv.width());
-                }
-            });
-        }
-    });
+    Job { tier: Tier::current(), kv, layer, heads: *heads, q, sight: *sight }.attend(pool, out);
 }
 
 impl Job<'_> {
+    fn attend(self, pool: &Pool, out: &mut [f32]) {
+        let job = self;
+        job.check(out.len());
+        PLAN.with_borrow_mut(|plan| {
+            job.plan(pool.threads(), plan);
+            let Plan { tiles, parts, partials } = plan;
+            let out = Shared::of(out);
+            let items = if parts.is_empty() { &*tiles } else { &*parts };
+            let shared = Shared::of(partials);
+            pool.run(items.len(), &|i| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    // SAFETY: tiles own disjoint (row, head) parts of `out`, parts own disjoint partials.
+                    dispatch_on(job.tier, walk::Walk { job, item: &items[i], scratch, partials: shared, out })
+                });
+            });
+            if !parts.is_empty() {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let mut at = 0;
+                    for tile in &*tiles {
+                        dispatch_on(job.tier, walk::Join { job, tile, scratch, partials: &partials[at..], out });
+                        at += tile.stretches.len() * walk::partial_len(tile.rows(), job.kv.width());
+                    }
+                });
+            }
+        });
+    }
+
     fn check(&self, out: usize) {
         let Heads { heads, kv_heads, dim, .. } = self.heads;
         assert!(self.layer < self.kv.layers(), "attend: layer {} of {}", self.layer, self.kv.layers());
@@ -217,6 +226,11 @@ impl Job<'_> {
             assert!(query.row >= next && (query.row as usize) < rows, "attend: row {} of {rows}", query.row);
             next = query.row + 1;
         }
+    }
+
+    /// First query head of an item.
+    fn first_head(&self, item: &Item) -> usize {
+        item.kv_head * (self.heads.heads / self.heads.kv_heads) + item.heads.start
     }
 
     /// First place that a query may see.
@@ -278,7 +292,7 @@ impl Job<'_> {
             for tile in &plan.tiles {
                 for stretch in tile.stretches.clone() {
                     plan.parts.push(Item { stretches: stretch..stretch + 1, partial: Some(at), ..tile.clone() });
-                    at += tile::partial_len(tile.rows(), self.kv.width());
+                    at += walk::partial_len(tile.rows(), self.kv.width());
                 }
             }
             if plan.partials.len() < at {

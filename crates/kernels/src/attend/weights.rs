@@ -29,7 +29,7 @@ pub(super) fn visible<'a>(
 
 impl KvStore {
     /// Element `e` of the key (`value` false) or value of a slot, as f64.
-    pub(super) fn element(&mut self, layer: usize, head: usize, slot: u32, value: bool, e: usize) -> f64 {
+    pub(crate) fn element(&mut self, layer: usize, head: usize, slot: u32, value: bool, e: usize) -> f64 {
         let (page, lane) = (slot as usize / PAGE, slot as usize % PAGE);
         assert!((slot as usize) < self.slots() && head < self.kv_heads(layer) && e < self.dim());
         let at = if value { PAGE * self.dim() + lane * self.width() + e } else { e * PAGE + lane };

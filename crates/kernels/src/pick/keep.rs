@@ -1,49 +1,28 @@
 //! Which tokens may be chosen, and the choice.
 use super::race::{Race, Runner, Threshold};
-use super::scan::{Mass, peak};
+use super::scan::{Mass, Weights, peak};
 use super::{PIECE, PickError, piece, pieces, top_k};
 use crate::pool::Pool;
 use crate::simd::dispatch;
+pub use omnidecode_core::law::Warp;
 use omnidecode_core::noise::Key;
-
-/// How a choice bends the softmax. Applied in this order (vLLM's): temperature, min-p, top-k, top-p; then, as in
-/// transformers, typical. Each looks at the probabilities that the ones before it have left, renormalised. Where a cut
-/// falls among equal logits, lower ids stay (vLLM's top-k keeps all of them).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Law {
-    /// 0 means the largest logit, lowest id on a tie; the rest is then ignored, because it keeps that token.
-    pub temperature: f32,
-    /// Keep the k largest; 0 keeps all.
-    pub top_k: usize,
-    /// Keep the fewest largest whose mass reaches this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep what has at least this share of the largest probability; 0 keeps all.
-    pub min_p: f32,
-    /// Keep the fewest whose mass reaches this, those first whose surprise is nearest to the entropy (locally typical
-    /// sampling); 1 keeps all.
-    pub typical_p: f32,
-}
-impl Law {
-    /// The largest logit.
-    pub const GREEDY: Law = Law { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, typical_p: 1.0 };
-    /// The softmax as it is.
-    pub const PLAIN: Law = Law { temperature: 1.0, ..Law::GREEDY };
-}
 
 /// Memory for [`sample`], reused from call to call.
 #[derive(Debug, Default)]
 pub struct Scratch {
     top: Vec<(u32, f32)>,
     ids: Vec<u32>,
+    weights: Vec<f32>,
+    shelves: Vec<f64>,
 }
 
-/// Choose a token: filter by `law`, then let every kept token `v` run `-ln(key.uniform(v)) / p_v`; the smallest wins.
-/// Equal to Gumbel-max. Identical logits, law and key give the identical token on any number of threads.
+/// Choose a token: filter by `warp`, then let every kept token `v` run `-ln(key.uniform(v)) / p_v`; the smallest wins.
+/// Equal to Gumbel-max. Identical logits, warp and key give the identical token on any number of threads.
 ///
 /// # Errors
 /// A logit is NaN or +inf, or none is finite.
-pub fn sample(logits: &[f32], law: &Law, key: Key, scratch: &mut Scratch) -> Result<u32, PickError> {
-    choose(None, logits, law, key, scratch)
+pub fn sample(logits: &[f32], warp: &Warp, key: Key, scratch: &mut Scratch) -> Result<u32, PickError> {
+    choose(None, logits, warp, key, scratch)
 }
 
 /// [`sample`], shared among threads.
@@ -53,34 +32,34 @@ pub fn sample(logits: &[f32], law: &Law, key: Key, scratch: &mut Scratch) -> Res
 pub fn sample_with(
     pool: &Pool,
     logits: &[f32],
-    law: &Law,
+    warp: &Warp,
     key: Key,
     scratch: &mut Scratch,
 ) -> Result<u32, PickError> {
-    choose(Some(pool), logits, law, key, scratch)
+    choose(Some(pool), logits, warp, key, scratch)
 }
 
-fn choose(pool: Option<&Pool>, logits: &[f32], law: &Law, key: Key, scratch: &mut Scratch) -> Result<u32, PickError> {
+fn choose(pool: Option<&Pool>, logits: &[f32], warp: &Warp, key: Key, scratch: &mut Scratch) -> Result<u32, PickError> {
     let (argmax, max, _) = peak(pool, logits)?;
-    if law.temperature <= 0.0 {
+    if warp.temperature <= 0.0 {
         return Ok(argmax);
     }
-    let row = Row { logits, max, temperature: f64::from(law.temperature) };
-    let threshold = row.threshold(pool, law, scratch);
-    if law.typical_p < 1.0 {
-        row.typical(threshold, f64::from(law.typical_p), scratch);
-        let mut best = Runner::default();
-        for &id in &scratch.ids {
-            best.join(Runner::of(key, id, logits[id as usize], max, row.temperature));
-        }
-        return Ok(best.id);
+    let row = Row { logits, max, temperature: f64::from(warp.temperature) };
+    let (threshold, listed) = row.threshold(pool, warp, scratch);
+    if warp.typical_p < 1.0 {
+        row.typical(threshold, f64::from(warp.typical_p), scratch);
+        return Ok(row.race(key, scratch.ids.iter().copied()));
+    }
+    if listed {
+        let kept = scratch.top.iter().filter(|&&(id, logit)| threshold.lets(id, logit));
+        return Ok(row.race(key, kept.map(|x| x.0)));
     }
     // The favourite runs first, so that most of the others are refused without an exact logarithm.
     let start = Runner::of(key, argmax, max, max, row.temperature);
     let mut best = start;
     let race = |i: usize, best: Runner| {
         let first = (i * PIECE) as u32;
-        dispatch(Race { logits: piece(logits, i), first, max, temperature: law.temperature, threshold, key, best })
+        dispatch(Race { logits: piece(logits, i), first, max, temperature: warp.temperature, threshold, key, best })
     };
     match pool {
         Some(_) => pieces(pool, logits.len(), |i| race(i, start), |runner| best.join(runner)),
@@ -101,49 +80,122 @@ impl Row<'_> {
         ((f64::from(logit) - f64::from(self.max)) / self.temperature).exp()
     }
 
-    /// What temperature, min-p, top-k and top-p leave: all of them cut the same order, by logit and then id.
-    fn threshold(&self, pool: Option<&Pool>, law: &Law, scratch: &mut Scratch) -> Threshold {
+    /// The race of a few tokens.
+    fn race(&self, key: Key, ids: impl Iterator<Item = u32>) -> u32 {
+        let mut best = Runner::default();
+        for id in ids {
+            best.join(Runner::of(key, id, self.logits[id as usize], self.max, self.temperature));
+        }
+        best.id
+    }
+
+    /// What temperature, min-p, top-k and top-p leave: all of them cut the same order, by logit and then id. True if
+    /// all of it stands in `scratch.top`.
+    fn threshold(&self, pool: Option<&Pool>, warp: &Warp, scratch: &mut Scratch) -> (Threshold, bool) {
         let mut threshold = Threshold::OPEN;
-        if law.min_p > 0.0 {
+        let mut listed = false;
+        if warp.min_p > 0.0 {
             // w >= min_p, with the cut in the logits' own precision.
-            let cut = f64::from(self.max) + f64::from(law.min_p).min(1.0).ln() * self.temperature;
+            let cut = f64::from(self.max) + f64::from(warp.min_p).min(1.0).ln() * self.temperature;
             threshold.least = (cut as f32).min(self.max).max(f32::MIN);
         }
-        if law.top_k > 0 && law.top_k < self.logits.len() {
-            top_k(self.logits, law.top_k, &mut scratch.top);
+        if warp.top_k > 0 && warp.top_k < self.logits.len() {
+            top_k(self.logits, warp.top_k, &mut scratch.top);
+            listed = true;
             if let Some(&(id, logit)) = scratch.top.last()
                 && logit >= threshold.least
             {
                 threshold = Threshold { least: logit, last: id };
             }
         }
-        if law.top_p < 1.0 {
-            threshold = self.nucleus(pool, threshold, f64::from(law.top_p.max(0.0)), &mut scratch.top);
+        if warp.top_p < 1.0 {
+            let share = f64::from(warp.top_p.max(0.0));
+            return self.nucleus(pool, threshold, share, listed, scratch);
         }
-        threshold
+        (threshold, listed)
     }
 
-    /// Cut to the fewest largest whose mass reaches `share` of what `threshold` lets through; at least one.
-    fn nucleus(&self, pool: Option<&Pool>, threshold: Threshold, share: f64, top: &mut Vec<(u32, f32)>) -> Threshold {
-        let mass = self.mass(pool, threshold);
-        let mut wanted = 64;
-        loop {
-            top_k(self.logits, wanted, top);
-            let mut sum = 0.0;
-            for &(id, logit) in top.iter() {
-                if !threshold.lets(id, logit) {
-                    return threshold;
-                }
-                sum += self.weight(logit);
-                if sum >= share * mass {
-                    return Threshold { least: logit, last: id };
-                }
-            }
-            if top.len() < wanted {
-                return threshold;
-            }
-            wanted *= 16;
+    /// Cut to the fewest largest whose mass reaches `share` of what `threshold` lets through; at least one. `listed` as
+    /// in [`Self::threshold`].
+    fn nucleus(
+        &self,
+        pool: Option<&Pool>,
+        threshold: Threshold,
+        share: f64,
+        listed: bool,
+        scratch: &mut Scratch,
+    ) -> (Threshold, bool) {
+        if listed {
+            let kept = scratch.top.iter().filter(|&&(id, logit)| threshold.lets(id, logit));
+            let mass: f64 = kept.map(|x| self.weight(x.1)).sum();
+            return (self.reach(threshold, share * mass, 0.0, &scratch.top).unwrap_or(threshold), true);
         }
+        let wanted = share * self.mass(pool, threshold);
+        // Most rows reach it within a few tokens.
+        top_k(self.logits, 64, &mut scratch.top);
+        match self.reach(threshold, wanted, 0.0, &scratch.top) {
+            Some(cut) => (cut, true),
+            None => (self.deep_nucleus(threshold, wanted, scratch), false),
+        }
+    }
+
+    /// The threshold at which candidates in descending order bring `sum` to `wanted`, or run out of what may stay; `None`
+    /// where the candidates end before.
+    fn reach(&self, threshold: Threshold, wanted: f64, mut sum: f64, candidates: &[(u32, f32)]) -> Option<Threshold> {
+        for &(id, logit) in candidates {
+            if !threshold.lets(id, logit) {
+                return Some(threshold);
+            }
+            sum += self.weight(logit);
+            if sum >= wanted {
+                return Some(Threshold { least: logit, last: id });
+            }
+        }
+        (candidates.len() == self.logits.len()).then_some(threshold)
+    }
+
+    /// [`Self::nucleus`] of a flat row: weights are summed by shelves of nearly equal logits, and only the shelf on
+    /// which the sum is reached is sorted.
+    fn deep_nucleus(&self, threshold: Threshold, wanted: f64, scratch: &mut Scratch) -> Threshold {
+        const SHELVES: usize = 2048;
+        let Scratch { top, weights, shelves, .. } = scratch;
+        // Down to e^-32 of the largest; the last shelf takes the rest.
+        let fine = (SHELVES as f64 / (32.0 * self.temperature)) as f32;
+        let shelf = |logit: f32| (((self.max - logit) * fine) as usize).min(SHELVES - 1);
+        shelves.clear();
+        shelves.resize(SHELVES, 0.0);
+        let scale = (1.0 / self.temperature) as f32;
+        for i in 0..self.logits.len().div_ceil(PIECE) {
+            let logits = piece(self.logits, i);
+            weights.clear();
+            weights.extend_from_slice(logits);
+            dispatch(Weights { logits: weights, max: self.max, scale });
+            for (at, (&logit, &weight)) in logits.iter().zip(&*weights).enumerate() {
+                if threshold.lets((i * PIECE + at) as u32, logit) {
+                    shelves[shelf(logit)] += f64::from(weight);
+                }
+            }
+        }
+        let mut sum = 0.0;
+        let mut reached = SHELVES - 1;
+        for (i, mass) in shelves.iter().enumerate() {
+            if sum + mass >= wanted {
+                reached = i;
+                break;
+            }
+            if i < SHELVES - 1 {
+                sum += mass;
+            }
+        }
+        top.clear();
+        let ids = self.logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit));
+        top.extend(ids.filter(|&(id, logit)| shelf(logit) == reached && threshold.lets(id, logit)));
+        top.sort_unstable_by(super::top::order);
+        self.reach(threshold, wanted, sum, top).unwrap_or_else(|| match top.last() {
+            // Rounding left the sum just short at the end of its shelf.
+            Some(&(id, logit)) => Threshold { least: logit, last: id },
+            None => threshold,
+        })
     }
 
     /// Sum of the weights that `threshold` lets through.

@@ -9,7 +9,7 @@ mod race;
 mod scan;
 mod top;
 
-pub use keep::{Law, Scratch, sample, sample_with};
+pub use keep::{Scratch, Warp, sample, sample_with};
 pub use scan::{Stats, argmax, argmax_with, logprobs, stats, stats_with};
 pub use top::top_k;
 
@@ -20,15 +20,24 @@ const PIECE: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PickError {
     /// A logit is NaN or +inf.
-    #[error("expected finite logits or -inf, found NaN or +inf in the row: check the weights, the inputs or the logits processors of this request")]
+    #[error(
+        "expected finite logits or -inf, found NaN or +inf in the row: check the weights, the inputs or the logits processors of this request"
+    )]
     NotFinite,
     /// Every token is excluded.
-    #[error("expected at least one token with a finite logit, found none: the logits processors of this request exclude every token")]
+    #[error(
+        "expected at least one token with a finite logit, found none: the logits processors of this request exclude every token"
+    )]
     Empty,
 }
 
 /// Run `f(piece)` for each piece of a row, on the pool if there is one, and give the results in order.
-fn pieces<T: Copy + Default + Send + Sync>(pool: Option<&Pool>, len: usize, f: impl Fn(usize) -> T + Sync, mut each: impl FnMut(T)) {
+fn pieces<T: Copy + Default + Send + Sync>(
+    pool: Option<&Pool>,
+    len: usize,
+    f: impl Fn(usize) -> T + Sync,
+    mut each: impl FnMut(T),
+) {
     let count = len.div_ceil(PIECE);
     match pool {
         Some(pool) if count > 1 && pool.threads() > 1 => {
@@ -46,3 +55,6 @@ fn pieces<T: Copy + Default + Send + Sync>(pool: Option<&Pool>, len: usize, f: i
 fn piece(logits: &[f32], i: usize) -> &[f32] {
     &logits[i * PIECE..((i + 1) * PIECE).min(logits.len())]
 }
+
+#[cfg(test)]
+mod tests;

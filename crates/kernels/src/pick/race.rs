@@ -71,7 +71,7 @@ impl Task for Race<'_> {
         while i < logits.len() {
             let n = (logits.len() - i).min(64);
             for (lane, early) in early.iter_mut().enumerate() {
-                let v = u64::from(first + (i + lane) as u32);
+                let v = u64::from(first.wrapping_add((i + lane) as u32));
                 let hash = mix(mix(word ^ v.rotate_left(17)));
                 *early = (!(hash >> 40) as u32 & 0xFF_FFFF) as f32;
             }

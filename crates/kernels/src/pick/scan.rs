@@ -186,6 +186,21 @@ impl Task for Mass<'_> {
     }
 }
 
+/// Logits into unnormalised probabilities, in place.
+pub(super) struct Weights<'a> {
+    pub logits: &'a mut [f32],
+    pub max: f32,
+    pub scale: f32,
+}
+impl Task for Weights<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (max, scale) = (s.splat(self.max), s.splat(self.scale));
+        math::map(s, self.logits, |v| math::exp(s, s.mul(s.sub(v, max), scale)));
+    }
+}
+
 fn stats_of(pool: Option<&Pool>, logits: &[f32]) -> Result<Stats, PickError> {
     let (argmax, max, second) = peak(pool, logits)?;
     let (mut sum, mut tilt) = (0.0, 0.0);

@@ -2,7 +2,7 @@
 use crate::simd::{Simd, Task, dispatch};
 
 /// Order of (token, logit): larger logits first, then lower ids. NaN does not occur.
-fn order(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+pub(super) fn order(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
@@ -32,7 +32,8 @@ impl Task for Collect<'_> {
                     let at = i + j * S::LANES;
                     if at < n {
                         // SAFETY: n - at floats are left.
-                        any |= s.greater(unsafe { s.load_part(logits.as_ptr().add(at), n - at, f32::NEG_INFINITY) }, bound);
+                        any |= s
+                            .greater(unsafe { s.load_part(logits.as_ptr().add(at), n - at, f32::NEG_INFINITY) }, bound);
                     }
                 }
                 hit = any != 0;

@@ -17,6 +17,7 @@ pub(crate) struct Avx512(());
 ///
 /// # Safety
 /// The machine has AVX2, FMA and F16C.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn avx2<T: Task>(task: T) -> T::Out {
     task.run(Avx2(()))
@@ -26,6 +27,7 @@ pub(crate) unsafe fn avx2<T: Task>(task: T) -> T::Out {
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW, DQ and VL.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(crate) unsafe fn avx512<T: Task>(task: T) -> T::Out {
     task.run(Avx512(()))
@@ -36,6 +38,10 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const TILE: usize = 4;
 
+    #[inline(always)]
+    fn call<T: Task>(self, task: T) -> T::Out {
+        unsafe { avx2(task) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         unsafe { _mm256_set1_ps(x) }
@@ -143,6 +149,10 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE: usize = 8;
 
+    #[inline(always)]
+    fn call<T: Task>(self, task: T) -> T::Out {
+        unsafe { avx512(task) }
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }

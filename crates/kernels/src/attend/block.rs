@@ -1,0 +1,198 @@
+//! One tile of query rows against the keys of one block.
+use super::inner::{Element, Scores, Values, Widen};
+use super::look::{Look, NO_PAGE};
+use super::soften::Soften;
+use super::walk::State;
+use super::{Item, Job};
+use crate::kv::PAGE;
+use crate::simd::Simd;
+use std::ops::Range;
+
+/// The walk's view of the block at hand. Rows are [queries, heads of the item].
+pub(super) struct Block<'a, T> {
+    pub job: &'a Job<'a>,
+    pub item: &'a Item,
+    pub look: &'a mut Look,
+    /// [rows, dim]
+    pub q: &'a [f32],
+    /// [rows, PAGE]
+    pub weights: &'a mut [f32],
+    /// [rows, PAGE]: scores of listed keys, in order.
+    pub gathered: &'a mut [f32],
+    /// [rows, PAGE]: biases.
+    pub adds: &'a mut [f32],
+    /// [rows]
+    pub factors: &'a mut [f32],
+    /// Sums of weights by lane, a vector per row.
+    pub sums: &'a mut [f32],
+    /// [rows, sheets, PAGE]
+    pub scores: &'a mut Vec<f32>,
+    /// Pages as f32, [sheets, page].
+    pub wide: &'a mut Vec<f32>,
+    pub element: std::marker::PhantomData<T>,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// Join the keys of block `index` to the rows.
+    #[inline(always)]
+    pub fn visit<S: Simd>(&mut self, s: S, index: usize, state: &mut State) {
+        if !self.look.at(self.job, self.item, index) {
+            return;
+        }
+        let (rows, dim) = (self.item.rows(), self.job.heads.dim);
+        let sheets = self.look.sheets.len();
+        if self.scores.len() < rows * sheets * PAGE {
+            self.scores.resize(rows * sheets * PAGE, 0.0);
+        }
+        // Many rows: widen each page once. Few: while it is read.
+        let widen = !T::WIDE && rows > S::TILE;
+        let page = PAGE * (dim + self.job.kv.width());
+        if widen && self.wide.len() < sheets * page {
+            self.wide.resize(sheets * page, 0.0);
+        }
+        for i in 0..sheets {
+            let sheet = self.look.sheets[i];
+            if sheet == NO_PAGE {
+                continue;
+            }
+            // SAFETY: `look` has checked that the page exists; the buffers hold what is written.
+            unsafe {
+                let (keys, _) = self.job.kv.page::<T>(self.job.layer, self.item.kv_head, sheet as usize);
+                let out = self.scores.as_mut_ptr().add(i * PAGE);
+                let (q, stride) = (self.q.as_ptr(), sheets * PAGE);
+                if widen {
+                    let wide = self.wide.as_mut_ptr().add(i * page);
+                    s.call(Widen { from: keys, to: wide, n: page });
+                    s.call(Scores { dim, rows, q, keys: wide.cast_const(), out, stride });
+                } else {
+                    s.call(Scores { dim, rows, q, keys, out, stride });
+                }
+            }
+        }
+        if widen {
+            self.weigh::<S, f32>(s, index, state);
+        } else {
+            self.weigh::<S, T>(s, index, state);
+        }
+    }
+
+    /// Softmax and values, once the scores are formed. `V` is f32 when pages were widened, else `T`.
+    #[inline(always)]
+    fn weigh<S: Simd, V: Element>(&mut self, s: S, index: usize, state: &mut State) {
+        let (tall, stride) = (self.item.heads.len(), self.look.sheets.len() * PAGE);
+        let group = &self.job.sight.groups[self.item.group];
+        let biases = &self.job.sight.biases[group.biases.clone()];
+        let biased = biases.iter().any(|b| b.place as usize / PAGE == index);
+        let mut values = [std::ptr::null::<V>(); PAGE];
+        let mut i = 0;
+        while i < self.item.queries.len() {
+            let mut end = i + 1;
+            if let Some(keys) = self.look.prefix(i) {
+                // Neighbours that see the same prefix of the page go together.
+                while end < self.item.queries.len() && self.look.prefix(end) == Some(keys) {
+                    end += 1;
+                }
+                if keys > 0 {
+                    let rows = i * tall..end * tall;
+                    if biased {
+                        self.bias(rows.clone(), (index * PAGE) as u32..);
+                    }
+                    for (key, to) in values[..keys].iter_mut().enumerate() {
+                        *to = self.value(key as u32);
+                    }
+                    // SAFETY: a row of scores begins with those of the table's page.
+                    let scores = unsafe { self.scores.as_ptr().add(rows.start * stride) };
+                    self.add(s, rows, scores, stride, biased, &values[..keys], state);
+                }
+            } else {
+                self.look.list(self.job, i, index);
+                let list = std::mem::take(&mut self.look.keys);
+                let rows = i * tall..end * tall;
+                for portion in list.chunks(PAGE) {
+                    for r in rows.clone() {
+                        for (at, &(key, _)) in portion.iter().enumerate() {
+                            self.gathered[r * PAGE + at] = self.scores[r * stride + key as usize];
+                        }
+                    }
+                    if biased {
+                        self.bias(rows.clone(), portion.iter().map(|key| key.1));
+                    }
+                    for (to, &(key, _)) in values.iter_mut().zip(portion) {
+                        *to = self.value(key);
+                    }
+                    // SAFETY: inside `gathered`.
+                    let scores = unsafe { self.gathered.as_ptr().add(rows.start * PAGE) };
+                    self.add(s, rows.clone(), scores, PAGE, biased, &values[..portion.len()], state);
+                }
+                self.look.keys = list;
+            }
+            i = end;
+        }
+    }
+
+    /// Join some keys, in this order, to rows that all see them.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "one call of two kernels")]
+    fn add<S: Simd, V: Element>(
+        &mut self,
+        s: S,
+        rows: Range<usize>,
+        scores: *const f32,
+        stride: usize,
+        biased: bool,
+        values: &[*const V],
+        state: &mut State,
+    ) {
+        let (first, rows, width) = (rows.start, rows.len(), self.job.kv.width());
+        // SAFETY: all buffers hold what they say for all rows of the item; values point into existing pages.
+        unsafe {
+            let weights = self.weights.as_mut_ptr().add(first * PAGE);
+            let factors = self.factors.as_mut_ptr().add(first);
+            let adds = if biased { self.adds.as_ptr().add(first * PAGE) } else { std::ptr::null() };
+            s.call(Soften {
+                heads: &self.job.heads,
+                rows,
+                n: values.len(),
+                scores,
+                stride,
+                adds,
+                weights,
+                factors,
+                sums: self.sums.as_mut_ptr().add(first * S::LANES),
+                max: state.max.as_mut_ptr().add(first),
+            });
+            let acc = state.acc.as_mut_ptr().add(first * width);
+            s.call(Values { width, rows, values, weights, factors, acc });
+        }
+    }
+
+    /// Where the value behind a key (sheet * PAGE + lane) lies.
+    #[inline(always)]
+    fn value<V: Element>(&self, key: u32) -> *const V {
+        let (sheet, lane) = (key as usize / PAGE, key as usize % PAGE);
+        let (dim, width) = (self.job.heads.dim, self.job.kv.width());
+        // SAFETY: inside the page, or inside its widened copy.
+        unsafe {
+            if V::WIDE && !T::WIDE {
+                self.wide.as_ptr().add(sheet * PAGE * (dim + width) + PAGE * dim + lane * width).cast()
+            } else {
+                let page = self.look.sheets[sheet] as usize;
+                self.job.kv.page::<V>(self.job.layer, self.item.kv_head, page).1.add(lane * width)
+            }
+        }
+    }
+
+    /// Set what the biases add to keys at these places, for some rows.
+    #[cold]
+    fn bias(&mut self, rows: Range<usize>, places: impl Iterator<Item = u32> + Clone) {
+        let group = &self.job.sight.groups[self.item.group];
+        let biases = &self.job.sight.biases[group.biases.clone()];
+        for r in rows {
+            let head = self.job.first_head(self.item) + r % self.item.heads.len();
+            for (add, place) in self.adds[r * PAGE..][..PAGE].iter_mut().zip(places.clone()) {
+                let biases = biases.iter().filter(|b| b.place == place && b.head as usize == head);
+                *add = biases.map(|b| b.add).sum();
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Scores into weights: the online softmax of some rows over up to 32 keys.
+use super::Heads;
+use crate::kv::PAGE;
+use crate::math;
+use crate::simd::{MAX_LANES, Simd, Task};
+use std::f32::consts::LOG2_E;
+
+/// Lane numbers.
+static LANES: [f32; PAGE] = {
+    let mut lanes = [0.0; PAGE];
+    let mut i = 0;
+    while i < PAGE {
+        lanes[i] = i as f32;
+        i += 1;
+    }
+    lanes
+};
+
+/// 2^x of one number, by the vector code.
+#[inline(always)]
+pub(super) fn exp2<S: Simd>(s: S, x: f32) -> f32 {
+    let mut out = [0f32; MAX_LANES];
+    // SAFETY: `out` holds a vector.
+    unsafe { s.store(out.as_mut_ptr(), math::exp2(s, s.splat(x))) };
+    out[0]
+}
+
+/// Turn the first `n` scores of each row into weights and join them to the row's maximum and sum.
+///
+/// # Safety (of making one)
+/// `scores` is valid for PAGE floats a row, `stride` apart; `adds` is null or holds PAGE floats a row; `weights` holds
+/// PAGE, `sums` a vector, `factors` and `max` one float a row.
+pub(super) struct Soften<'a> {
+    pub heads: &'a Heads,
+    pub rows: usize,
+    pub n: usize,
+    pub scores: *const f32,
+    pub stride: usize,
+    /// Biases, or null.
+    pub adds: *const f32,
+    pub weights: *mut f32,
+    /// What the accumulator must be scaled by before these keys are added.
+    pub factors: *mut f32,
+    /// Sums of weights by lane.
+    pub sums: *mut f32,
+    /// Maxima, in log2.
+    pub max: *mut f32,
+}
+impl Task for Soften<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let scale = s.splat(self.heads.scale);
+        let (hidden, count) = (s.splat(f32::NEG_INFINITY), s.splat(self.n as f32));
+        for r in 0..self.rows {
+            let mut x = [hidden; PAGE / 8];
+            let mut top = hidden;
+            for (j, x) in x[..PAGE / S::LANES].iter_mut().enumerate() {
+                let lane = j * S::LANES;
+                // SAFETY: the maker's duty.
+                unsafe {
+                    let mut v = s.mul(s.load(self.scores.add(r * self.stride + lane)), scale);
+                    if let Some(cap) = self.heads.softcap {
+                        v = s.mul(math::tanh(s, s.div(v, s.splat(cap))), s.splat(cap));
+                    }
+                    if !self.adds.is_null() {
+                        v = s.add(v, s.load(self.adds.add(r * PAGE + lane)));
+                    }
+                    v = s.mul(v, s.splat(LOG2_E));
+                    // Selected, not multiplied: what lies in the other lanes may be anything.
+                    *x = s.pick_less(s.load(LANES.as_ptr().add(lane)), count, v, hidden);
+                }
+                top = s.max(top, *x);
+            }
+            // SAFETY: the maker's duty.
+            let (max, factor) = unsafe { (&mut *self.max.add(r), &mut *self.factors.add(r)) };
+            let (old, top) = (*max, s.reduce_max(top));
+            *factor = 1.0;
+            if top > old {
+                *factor = exp2(s, old - top);
+                *max = top;
+            }
+            // Nothing but -inf so far: against any finite maximum its weights are 0.
+            let high = s.splat(if *max == f32::NEG_INFINITY { 0.0 } else { *max });
+            let mut sum = s.splat(0.0);
+            for (j, x) in x[..PAGE / S::LANES].iter().enumerate() {
+                let weight = math::exp2(s, s.sub(*x, high));
+                sum = s.add(sum, weight);
+                // SAFETY: the maker's duty.
+                unsafe { s.store(self.weights.add(r * PAGE + j * S::LANES), weight) };
+            }
+            // SAFETY: the maker's duty.
+            unsafe {
+                let sums = self.sums.add(r * S::LANES);
+                s.store(sums, s.fma(s.load(sums), s.splat(*factor), sum));
+            }
+        }
+    }
+}
