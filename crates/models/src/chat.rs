@@ -6,14 +6,15 @@ mod python;
 
 use crate::error::{ModelError, Result, brief};
 use crate::files::{Weights, json};
-use minijinja::{Environment, Error, ErrorKind, Value as Item, context};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value as Item};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 /// Steps that one rendering may take: far above any conversation, and an end for a template that loops.
-const FUEL: u64 = 100_000_000;
+const FUEL: u64 = 20_000_000;
 /// The template that is used when none is named, as transformers calls it.
 const DEFAULT: &str = "default";
 /// The template that is used instead when tools are given.
@@ -32,7 +33,7 @@ pub struct Conversation<'a> {
     pub add_generation_prompt: bool,
     /// Name of the template, where a model has several; `None` chooses `tool_use` for tools, else `default`.
     pub template: Option<&'a str>,
-    /// Further variables (`enable_thinking`, …), above all others.
+    /// Further variables (`enable_thinking`, …), above the special tokens.
     pub extra: Option<&'a Map<String, Value>>,
 }
 
@@ -66,10 +67,13 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`ModelError::Template`] with the line at fault.
-    pub fn named(templates: impl IntoIterator<Item = (String, String)>, special: BTreeMap<String, String>) -> Result<Self> {
+    pub fn named(
+        templates: impl IntoIterator<Item = (String, String)>,
+        special: BTreeMap<String, String>,
+    ) -> Result<Self> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|e| failed(&e))?);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         python::install(&mut environment);
@@ -82,9 +86,11 @@ impl ChatTemplate {
         Ok(Self { environment, special })
     }
 
-    /// Names of the templates.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.environment.templates().map(|(name, _)| name)
+    /// Names of the templates, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.environment.templates().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names
     }
 
     /// The text of a conversation.
@@ -100,26 +106,24 @@ impl ChatTemplate {
             None if c.tools.is_some() && has(TOOLS) => TOOLS,
             None => DEFAULT,
         };
-        let template = self.environment.get_template(name).map_err(|_| {
-            let names: Vec<_> = self.names().collect();
-            ModelError::NoTemplate { found: format!(" named {name}; found {}", brief(names.join(", "))) }
+        let template = self.environment.get_template(name).map_err(|_| ModelError::NoTemplate {
+            found: format!(" named {name}; found {}", brief(self.names().join(", "))),
         })?;
-        let given = context! {
-            messages => c.messages.iter().map(reasoning).map(Item::from_serialize).collect::<Vec<_>>(),
-            tools => c.tools.map(|tools| tools.iter().map(Item::from_serialize).collect::<Vec<_>>()),
-            documents => c.documents.map(|documents| documents.iter().map(Item::from_serialize).collect::<Vec<_>>()),
-            add_generation_prompt => c.add_generation_prompt,
-        };
-        let special = Item::from_serialize(&self.special);
-        let extra = c.extra.map_or_else(|| Item::from_serialize(Map::new()), Item::from_serialize);
-        // The last wins in transformers; the first wins here.
-        template.render(context! { ..extra, ..given, ..special }).map_err(|e| failed(&e))
+        let list = |values: Option<&[Value]>| values.map(|values| values.iter().map(python::value).collect::<Vec<_>>());
+        let mut variables: BTreeMap<&str, Item> =
+            self.special.iter().map(|(name, token)| (&**name, Item::from(token))).collect();
+        variables.extend(c.extra.into_iter().flatten().map(|(name, value)| (&**name, python::value(value))));
+        variables.insert("messages", c.messages.iter().map(|message| python::value(&reasoning(message))).collect());
+        variables.insert("tools", list(c.tools).into());
+        variables.insert("documents", list(c.documents).into());
+        variables.insert("add_generation_prompt", c.add_generation_prompt.into());
+        template.render(Item::from_pairs(variables)).map_err(|e| failed(&e))
     }
 }
 
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatTemplate").field("names", &self.names().collect::<Vec<_>>()).field("special", &self.special).finish()
+        f.debug_struct("ChatTemplate").field("names", &self.names()).field("special", &self.special).finish()
     }
 }
 
@@ -209,7 +213,15 @@ impl Weights {
             }
         }
         let tokens = header.texts("tokenizer.ggml.tokens", file)?.unwrap_or_default();
-        for (variable, key) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"), ("sep", "seperator"), ("cls", "cls"), ("mask", "mask")] {
+        for (variable, key) in [
+            ("bos", "bos"),
+            ("eos", "eos"),
+            ("unk", "unknown"),
+            ("pad", "padding"),
+            ("sep", "seperator"),
+            ("cls", "cls"),
+            ("mask", "mask"),
+        ] {
             let id = header.unsigned(&format!("tokenizer.ggml.{key}_token_id"))?;
             if let Some(token) = id.and_then(|id| tokens.get(usize::try_from(id).ok()?)) {
                 sources.1.insert(format!("{variable}_token"), (*token).to_string());
@@ -243,12 +255,15 @@ fn folder_templates(folder: &Path) -> Result<Sources> {
                 for entry in list {
                     let text = |key: &str| entry.get(key).and_then(Value::as_str).map(String::from);
                     let both = text("name").zip(text("template"));
-                    let (name, source) = both.ok_or_else(|| ModelError::config("chat_template", "objects with name and template", entry))?;
+                    let (name, source) = both
+                        .ok_or_else(|| ModelError::config("chat_template", "objects with name and template", entry))?;
                     sources.0.insert(name, source);
                 }
             }
             None | Some(Value::Null) => {}
-            Some(other) => return Err(ModelError::config("chat_template", "text, or a list of named templates", other)),
+            Some(other) => {
+                return Err(ModelError::config("chat_template", "text, or a list of named templates", other));
+            }
         }
     }
     let mut read = |name: String, path: &Path| -> Result<()> {

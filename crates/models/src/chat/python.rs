@@ -1,7 +1,7 @@
 //! What templates expect of Python: `json.dumps`, `strftime`, and its ideas of sequences.
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value};
-use std::fmt::Write;
+use serde_json::Value as Json;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Deepest nesting that is written as JSON.
@@ -12,8 +12,27 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("tojson", tojson);
     environment.add_function("strftime_now", |format: &str| strftime(format, now()));
     // Text has a length and elements in Python, and so has a dict.
-    environment.add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map));
-    environment.add_test("iterable", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Iterable));
+    environment
+        .add_test("sequence", |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map));
+    environment.add_test("iterable", |v: &Value| {
+        matches!(v.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Iterable)
+    });
+}
+
+/// A JSON value as templates see it.
+pub(super) fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(*b),
+        Json::Number(n) => match (n.as_u64(), n.as_i64()) {
+            (Some(n), _) => Value::from(n),
+            (_, Some(n)) => Value::from(n),
+            _ => Value::from(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text),
+        Json::Array(list) => list.iter().map(value).collect(),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(key, json)| (key.as_str(), value(json)))),
+    }
 }
 
 /// `json.dumps(value, ensure_ascii, indent, separators, sort_keys)` with transformers' defaults.
@@ -92,7 +111,14 @@ impl Dumps {
         Ok(())
     }
 
-    fn list(&mut self, open: char, close: char, length: usize, depth: usize, mut item: impl FnMut(&mut Self, usize) -> Result<(), Error>) -> Result<(), Error> {
+    fn list(
+        &mut self,
+        open: char,
+        close: char,
+        length: usize,
+        depth: usize,
+        mut item: impl FnMut(&mut Self, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         self.out.push(open);
         for i in 0..length {
             if i > 0 {
@@ -127,12 +153,10 @@ impl Dumps {
                 '\t' => self.out.push_str("\\t"),
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
-                // Writing to a string cannot fail.
-                c if c < ' ' || c == '\u{7f}' && self.ascii => drop(write!(self.out, "\\u{:04x}", c as u32)),
-                c if c.is_ascii() || !self.ascii => self.out.push(c),
+                c if c >= ' ' && (c.is_ascii() || !self.ascii) => self.out.push(c),
                 c => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
-                        drop(write!(self.out, "\\u{unit:04x}"));
+                        self.out.push_str(&format!("\\u{unit:04x}"));
                     }
                 }
             }
@@ -144,7 +168,13 @@ impl Dumps {
 /// `repr` of a float: the fewest digits that read back the same, an exponent below 1e-4 and from 1e16 on.
 fn float(x: f64) -> String {
     if !x.is_finite() {
-        return if x.is_nan() { "NaN".into() } else if x > 0.0 { "Infinity".into() } else { "-Infinity".into() };
+        return if x.is_nan() {
+            "NaN".into()
+        } else if x > 0.0 {
+            "Infinity".into()
+        } else {
+            "-Infinity".into()
+        };
     }
     if x == 0.0 || (1e-4..1e16).contains(&x.abs()) {
         return format!("{x:?}");
@@ -161,7 +191,20 @@ fn now() -> u64 {
 
 /// `strftime` of seconds since 1970, in UTC, with English names. An unknown directive stays as it is.
 fn strftime(format: &str, seconds: u64) -> String {
-    const MONTHS: [&str; 12] = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
     const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
     let days = seconds / 86400;
     let (year, month, day) = civil(days);
@@ -191,13 +234,31 @@ fn strftime(format: &str, seconds: u64) -> String {
             Some('y') => two(year % 100),
             Some('m') => two(month),
             Some('d') => two(day),
-            Some('e') => if bare { day.to_string() } else { format!("{day:2}") },
+            Some('e') => {
+                if bare {
+                    day.to_string()
+                } else {
+                    format!("{day:2}")
+                }
+            }
             Some('H') => two(hour),
             Some('I') => two(twelve),
             Some('M') => two(minute),
             Some('S') => two(second),
-            Some('j') => if bare { of_year.to_string() } else { format!("{of_year:03}") },
-            Some('p') => if hour < 12 { "AM".into() } else { "PM".into() },
+            Some('j') => {
+                if bare {
+                    of_year.to_string()
+                } else {
+                    format!("{of_year:03}")
+                }
+            }
+            Some('p') => {
+                if hour < 12 {
+                    "AM".into()
+                } else {
+                    "PM".into()
+                }
+            }
             Some('B') => month_name.into(),
             Some('b' | 'h') => month_name[..3].into(),
             Some('A') => day_name.into(),
@@ -250,7 +311,15 @@ mod tests {
 
     #[test]
     fn floats_are_written_as_python_does() {
-        let cases = [(1.0, "1.0"), (0.1, "0.1"), (1e-5, "1e-05"), (1e16, "1e+16"), (1.5e300, "1.5e+300"), (-0.0, "-0.0"), (123456789.125, "123456789.125")];
+        let cases = [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e-5, "1e-05"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (-0.0, "-0.0"),
+            (123456789.125, "123456789.125"),
+        ];
         for (x, text) in cases {
             assert_eq!(float(x), text);
         }
