@@ -61,6 +61,6 @@ def solve(question: str) -> str:
 TASK = Chains()
 RECIPES = {
     "chains-diffusion": Recipe("chains-diffusion", TASK, dict(attention="full"), steps=1500, batch=16),
-    "chains-block": Recipe("chains-block", TASK, dict(attention="block", block_size=16), steps=1500, batch=12),
+    "chains-block": Recipe("chains-block", TASK, dict(attention="block", block_size=16), steps=600, batch=12),
     "chains-ar": Recipe("chains-ar", TASK, dict(attention="causal"), steps=600, batch=16, learning_rate=4e-3),
 }
