@@ -166,12 +166,17 @@ impl Sequence {
     pub fn card_of(&self, model: ModelId) -> Rc<ModelCard> {
         self.shared.borrow().models[model].card.clone()
     }
-    /// Time of a forward of `rows` rows of this sequence, relative to one row, beside what runs with it now.
-    pub fn cost(&self, rows: usize) -> f64 {
+    /// Rows of other sequences in the last forward of this sequence's model: what it runs beside.
+    pub fn others(&self) -> usize {
         let inner = self.shared.borrow();
         let seq = &inner.seqs[self.key];
-        let model = &inner.models[seq.model];
-        let others = model.last_rows.saturating_sub(seq.last_rows);
+        inner.models[seq.model].last_rows.saturating_sub(seq.last_rows)
+    }
+    /// Time of a forward of `rows` rows of this sequence, relative to one row, beside what runs with it now.
+    pub fn cost(&self, rows: usize) -> f64 {
+        let others = self.others();
+        let inner = self.shared.borrow();
+        let model = &inner.models[inner.seqs[self.key].model];
         let time = |n| model.cost.relative(n, self.tokens.len());
         if others == 0 { time(rows) } else { time(others + rows) / time(others + 1) }
     }
