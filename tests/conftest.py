@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from omnidecode import LLM, SamplingParams
 
 CHAT = [{"role": "user", "content": "List five animals that live in the sea, one per line."}]

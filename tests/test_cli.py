@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from omnidecode import LLM, SamplingParams, registry
 from omnidecode.bench import bench
 from omnidecode.hub import locate

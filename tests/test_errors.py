@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from omnidecode import LLM, Closed, ModelError, OmnidecodeError, RequestError, SamplingParams, StrategyError
 
 

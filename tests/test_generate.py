@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from conftest import CHAT
+
 from omnidecode import LLM, RequestError, RequestOutput, SamplingParams, TokenRecycling
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-import omnidecode
 import pytest
+
+import omnidecode
 from omnidecode import RequestError, SamplingParams, Strategy, TokenRecycling, registry
 
 VLLM_DEFAULTS = {
@@ -116,7 +117,7 @@ def test_strategy_classes_grow_from_the_registry() -> None:
     entries = {entry["name"]: entry for entry in registry()}
     assert {"plain", "token-recycling", "prompt-lookup"} <= set(entries)
     for name, entry in entries.items():
-        assert set(entry) >= {"name", "guarantee", "needs", "parameters", "doc", "source"}
+        assert set(entry) >= {"name", "guarantee", "needs", "parameters", "summary", "source"}
         assert entry["guarantee"] in ("exact", "distribution", "approximate")
         cls = type(omnidecode._strategy.resolve(name))
         assert getattr(omnidecode, cls.__name__) is cls

@@ -13,6 +13,7 @@ import time
 
 import pytest
 from conftest import CHAT
+
 from omnidecode import LLM, RequestError, SamplingParams
 
 

@@ -37,11 +37,11 @@ class Strategy:
     :class:`~omnidecode.RequestError`. Objects compare by name and parameters, and :meth:`to_dict` is ready for JSON.
     """
 
-    #: What the registry knows: name, guarantee, needs, parameters, doc, source.
+    #: What the registry knows: name, guarantee, needs, parameters, summary, source.
     spec: ClassVar[dict[str, Any]] = {}
     #: The coroutine function of a strategy written in Python.
     decode: ClassVar[Decode | None] = None
-    __slots__ = ("parameters",)
+    __slots__ = ("_guarantee", "parameters")
 
     def __init__(self, **parameters: Any) -> None:
         spec = type(self).spec
@@ -51,8 +51,9 @@ class Strategy:
         for name in parameters:
             if name not in known:
                 raise TypeError(f"{spec['name']} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+        self._guarantee: str = spec["guarantee"]
         if type(self).decode is None:
-            _core.check_strategy(spec["name"], json.dumps(parameters))
+            self._guarantee = _core.check_strategy(spec["name"], json.dumps(parameters))
         for parameter in spec["parameters"] if type(self).decode is not None else ():
             if parameter["name"] in parameters:
                 _check(spec["name"], parameter, parameters[parameter["name"]])
@@ -65,8 +66,8 @@ class Strategy:
 
     @property
     def guarantee(self) -> str:
-        """``"exact"``, ``"distribution"`` or ``"approximate"``."""
-        return str(self.spec["guarantee"])
+        """``"exact"``, ``"distribution"`` or ``"approximate"``, with these parameters."""
+        return self._guarantee
 
     def to_dict(self) -> dict[str, Any]:
         """``{"name": ..., parameter: value, ...}`` with what was given; defaults are left out."""
@@ -94,7 +95,7 @@ def _class_name(name: str) -> str:
 
 def _make(spec: dict[str, Any], decode: Decode | None, module: str) -> type[Strategy]:
     """The class of one registry entry."""
-    lines = [spec["doc"], "", f"Guarantee: {spec['guarantee']}. Source: {spec['source']}.", ""]
+    lines = [spec["summary"], "", f"Guarantee: {spec['guarantee']}. Source: {spec['source']}.", ""]
     for parameter in spec["parameters"]:
         bounds = f", {parameter['range']}" if parameter.get("range") is not None else ""
         lines.append(f"``{parameter['name']}`` ({parameter['type']}{bounds}, default {parameter['default']!r}): ")
@@ -132,7 +133,7 @@ def registry() -> list[dict[str, Any]]:
     """What is known of every strategy: the engine's own, those of installed packages, and those registered here.
 
     Each entry has ``name``, ``guarantee``, ``needs``, ``parameters`` (each with ``name``, ``type``, ``range``,
-    ``default``, ``doc``), ``doc`` and ``source``.
+    ``default``, ``doc``), ``summary`` and ``source``.
     """
     _load_plugins()
     return [cls.spec for cls in _CLASSES.values()]
@@ -189,7 +190,7 @@ def strategy(name: str, *, guarantee: str = "approximate", source: str = "user")
             "guarantee": guarantee,
             "needs": [],
             "parameters": _parameters(name, decode),
-            "doc": inspect.cleandoc(decode.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+            "summary": inspect.cleandoc(decode.__doc__ or "").split("\n\n")[0].replace("\n", " "),
             "source": source,
         }
         cls = _make(spec, decode, getattr(decode, "__module__", __name__))

@@ -359,7 +359,7 @@ def _strategies(options: argparse.Namespace) -> int:
     for entry in entries:
         needs = f", needs {', '.join(map(str, entry['needs']))}" if entry["needs"] else ""
         print(f"{entry['name']}  ({entry['guarantee']}{needs}; {entry['source']})")
-        print(f"    {entry['doc']}")
+        print(f"    {entry['summary']}")
         for p in entry["parameters"]:
             bounds = f", {p['range']}" if p["range"] is not None else ""
             print(f"    {p['name']}: {p['type']} = {json.dumps(p['default'])}{bounds}  {p['doc']}".rstrip())

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import secrets
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,7 @@ class LLM:
     the same vocabulary, for strategies that need one. ``device``: ``"cpu"``. ``threads``: worker threads, by default
     ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that this process may use. ``context``: longest sequence in
     tokens, by default the model's. ``kv_tokens``: positions of key/value cache, shared by all requests.
-    ``kv_dtype``: ``"auto"`` or ``"f32"``.
+    ``kv_dtype``: ``"f32"``, ``"f16"``, or ``"auto"``: f32 for a model in f32, else f16.
     ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as in ``huggingface_hub``. ``trust_remote_code`` is
     refused: code from a model repository is never run.
 
@@ -69,8 +70,8 @@ class LLM:
             )
         if device != "cpu":
             raise ModelError(f"device: expected 'cpu', found {device!r}; this build has no other device")
-        if kv_dtype not in ("auto", "f32"):
-            raise ModelError(f"kv_dtype: expected 'auto' or 'f32', found {kv_dtype!r}")
+        if kv_dtype not in ("auto", "f32", "f16"):
+            raise ModelError(f"kv_dtype: expected 'auto', 'f32' or 'f16', found {kv_dtype!r}")
         for name, value in (("threads", threads), ("context", context), ("kv_tokens", kv_tokens)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ModelError(f"{name}: expected a positive integer or None, found {value!r}")
@@ -83,8 +84,15 @@ class LLM:
         self.path = locate(model, **hub)
         drafter = None if draft is None else str(locate(draft, **hub))
         self._engine = _core.Engine(
-            str(self.path), draft=drafter, threads=threads, context=context, kv_tokens=kv_tokens
+            str(self.path),
+            draft=drafter,
+            threads=threads,
+            context=context,
+            kv_tokens=kv_tokens,
+            kv_dtype=None if kv_dtype == "auto" else kv_dtype,
         )
+        # Also at exit, while the interpreter still runs: strategies written in Python may have to end.
+        self._finalizer = weakref.finalize(self, self._engine.close)
         self._numbers = itertools.count()
 
     # Decoding

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 __all__ = ["CompletionOutput", "Delta", "Logprob", "RequestOutput", "Usage"]
@@ -24,9 +24,10 @@ class Logprob:
 class Usage:
     """What a sequence cost, counted exactly.
 
-    ``forwards``: batched forwards of the target model that ran rows of this sequence, prefill included.
-    ``rows``: positions that these forwards computed. ``drafted`` and ``accepted``: proposed tokens, and how many of
-    them were kept. ``host_reads``: read-backs to the host.
+    ``forwards``: batched forwards that ran rows of this sequence, prefill included. ``nfe``: evaluations of its branches
+    (two branches in one batched forward count two). ``rows``: positions computed. ``drafted`` and ``accepted``: proposed
+    tokens, and how many of them were kept. ``host_reads``: read-backs to the host. ``prompt_tokens``, and of those
+    ``cached_tokens``, whose keys and values were found in the prefix cache.
     """
 
     forwards: int = 0
@@ -34,15 +35,12 @@ class Usage:
     drafted: int = 0
     accepted: int = 0
     host_reads: int = 0
+    nfe: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.forwards + other.forwards,
-            self.rows + other.rows,
-            self.drafted + other.drafted,
-            self.accepted + other.accepted,
-            self.host_reads + other.host_reads,
-        )
+        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
 @dataclass(slots=True)

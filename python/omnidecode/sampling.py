@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -109,7 +108,7 @@ class SamplingParams:
             raise RequestError("allowed_token_ids: expected at least one token id, found none; pass None to allow all")
         for id, bias in (self.logit_bias or {}).items():
             _integer("logit_bias", id, 0, 2**32 - 1)
-            _number("logit_bias", bias, -math.inf, 1e4)
+            _number("logit_bias", bias, -1e4, 1e4)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         _texts("stop", stop)
         if isinstance(self.bad_words, str):

@@ -41,7 +41,7 @@ class Job:
             self.seed,
             self.strategy.name,
             json.dumps(self.strategy.parameters) if decode is None else "{}",
-            None if decode is None else (decode, self.strategy.parameters),
+            None if decode is None else (decode, self.strategy.parameters, self.strategy.guarantee),
             self.processors,
         )
 
@@ -73,7 +73,7 @@ class Job:
         output.token_ids += chunk.token_ids
         output.finish_reason, output.stop_reason = chunk.finish_reason, chunk.stop_reason
         if chunk.usage is not None:
-            output.usage = Usage(*chunk.usage)
+            output.usage = Usage(**chunk.usage)
         return Delta(chunk.index, chunk.text, chunk.token_ids, logprobs, output.finish_reason, output.stop_reason)
 
     def result(self) -> RequestOutput:
@@ -175,7 +175,7 @@ class AsyncTextStream(AsyncIterator[Delta]):
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._ticket = job.start(engine)
-        _BELL.attach(self._ticket, self._ring)
+        self._key = _LISTENER.attach(self._ticket, self._ring)
 
     def _ring(self) -> None:
         try:
@@ -191,9 +191,10 @@ class AsyncTextStream(AsyncIterator[Delta]):
                 if chunk is not None:
                     return self._job.take(chunk)
                 if ended:
+                    _LISTENER.forget(self._key)
                     raise StopAsyncIteration
                 await self._news.wait()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OmnidecodeError):
             self.close()
             raise
 
@@ -214,6 +215,7 @@ class AsyncTextStream(AsyncIterator[Delta]):
     def close(self) -> None:
         """Cancel what is left of the request."""
         self._ticket.cancel()
+        _LISTENER.forget(self._key)
 
     async def aclose(self) -> None:
         """:meth:`close`, as asynchronous generators call it."""
@@ -237,7 +239,8 @@ class _Listener:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next = 0
 
-    def attach(self, ticket: _core.Ticket, callback: Callable[[], None]) -> None:
+    def attach(self, ticket: _core.Ticket, callback: Callable[[], None]) -> int:
+        """Call ``callback`` on news of ``ticket``; returns the key to forget it by."""
         with self._lock:
             if self._bell is None:
                 self._bell = _core.Bell()
@@ -247,23 +250,29 @@ class _Listener:
             self._callbacks[key] = callback
             bell = self._bell
         ticket.attach(bell, key)
+        return key
+
+    def forget(self, key: int) -> None:
+        """Nobody listens to this ticket any more."""
+        with self._lock:
+            self._callbacks.pop(key, None)
 
     def _listen(self, bell: _core.Bell) -> None:
         while True:
-            for key, last in bell.wait():
+            for key in bell.wait():
                 with self._lock:
-                    callback = self._callbacks.pop(key, None) if last else self._callbacks.get(key)
+                    callback = self._callbacks.get(key)
                 if callback is not None:
                     callback()
 
 
-_BELL = _Listener()
+_LISTENER = _Listener()
 
 
 def _forked() -> None:
     """A forked child has the lock and the callbacks, but not the thread."""
-    global _BELL
-    _BELL = _Listener()
+    global _LISTENER
+    _LISTENER = _Listener()
 
 
 if hasattr(os, "register_at_fork"):

@@ -93,6 +93,11 @@ impl ChatTemplate {
         names
     }
 
+    /// Variables that name special tokens (`bos_token`, …), for another template of the same model.
+    pub fn special(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.special.iter().map(|(name, token)| (name.as_str(), token.as_str()))
+    }
+
     /// The text of a conversation.
     ///
     /// # Errors

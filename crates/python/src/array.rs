@@ -62,11 +62,7 @@ pub struct Array {
 impl Array {
     pub fn new(data: Vec<f32>, columns: usize) -> Self {
         let rows = data.len() / columns.max(1);
-        Array {
-            data: data.into(),
-            rows,
-            columns,
-        }
+        Array { data: data.into(), rows, columns }
     }
 }
 
@@ -84,11 +80,7 @@ impl Array {
     }
     /// One row as a list of floats; negative numbers count from the end.
     fn row(&self, index: isize) -> PyResult<Vec<f32>> {
-        let at = if index < 0 {
-            index + self.rows as isize
-        } else {
-            index
-        };
+        let at = if index < 0 { index + self.rows as isize } else { index };
         if at < 0 || at as usize >= self.rows {
             return Err(PyIndexError::new_err(format!(
                 "expected a row from 0 to {}, found {index}",
@@ -100,19 +92,13 @@ impl Array {
     }
     /// All rows as lists of floats.
     fn tolist(&self) -> Vec<Vec<f32>> {
-        self.data
-            .chunks(self.columns.max(1))
-            .map(<[f32]>::to_vec)
-            .collect()
+        self.data.chunks(self.columns.max(1)).map(<[f32]>::to_vec).collect()
     }
     fn __len__(&self) -> usize {
         self.rows
     }
     fn __repr__(&self) -> String {
-        format!(
-            "Array(shape=({}, {}), dtype=float32)",
-            self.rows, self.columns
-        )
+        format!("Array(shape=({}, {}), dtype=float32)", self.rows, self.columns)
     }
     /// The device as DLPack counts: (1, 0) is the host.
     fn __dlpack_device__(&self) -> (i32, i32) {
@@ -134,11 +120,7 @@ impl Array {
                 "expected dl_device (1, 0), the host; found another; copy it there yourself",
             ));
         }
-        let data = if copy == Some(true) {
-            self.data.to_vec().into()
-        } else {
-            self.data.clone()
-        };
+        let data = if copy == Some(true) { self.data.to_vec().into() } else { self.data.clone() };
         let pointer = data.as_ptr() as *mut c_void;
         let lease = Box::new(Lease {
             _data: data,
@@ -147,22 +129,13 @@ impl Array {
         });
         let lease = Box::into_raw(lease);
         // SAFETY: `lease` was just made from a box; its arrays stay where they are until `release` frees it.
-        let (shape, strides) = unsafe {
-            (
-                (&raw mut (*lease).shape).cast(),
-                (&raw mut (*lease).strides).cast(),
-            )
-        };
+        let (shape, strides) = unsafe { ((&raw mut (*lease).shape).cast(), (&raw mut (*lease).strides).cast()) };
         let managed = Box::into_raw(Box::new(Managed {
             tensor: Tensor {
                 data: pointer,
                 device: Device { kind: CPU, id: 0 },
                 rank: 2,
-                dtype: DataType {
-                    code: FLOAT,
-                    bits: 32,
-                    lanes: 1,
-                },
+                dtype: DataType { code: FLOAT, bits: 32, lanes: 1 },
                 shape,
                 strides,
                 offset: 0,
@@ -171,8 +144,7 @@ impl Array {
             deleter: Some(release),
         }));
         // SAFETY: the name is static, the pointer is not null, and `drop_capsule` frees it unless a consumer took it.
-        let capsule =
-            unsafe { ffi::PyCapsule_New(managed.cast(), NEW.as_ptr(), Some(drop_capsule)) };
+        let capsule = unsafe { ffi::PyCapsule_New(managed.cast(), NEW.as_ptr(), Some(drop_capsule)) };
         if capsule.is_null() {
             // SAFETY: no capsule owns it.
             unsafe { release(managed) };

@@ -1,9 +1,53 @@
 //! The Python face: converts, releases the GIL, translates errors. Everything else is Rust below or Python above.
 mod array;
+mod driver;
+mod engine;
+mod error;
+mod flight;
+mod outcome;
+mod plan;
+mod processor;
+mod sequence;
+mod ticket;
 
 /// The compiled half of omnidecode. Use the package `omnidecode`, not this module.
 #[pyo3::pymodule]
 mod _core {
     #[pymodule_export]
     use crate::array::Array;
+    #[pymodule_export]
+    use crate::engine::PyEngine;
+    #[pymodule_export]
+    use crate::flight::{Flight, gather};
+    #[pymodule_export]
+    use crate::outcome::{Outcome, Seen};
+    #[pymodule_export]
+    use crate::plan::{PyPlan, PyRow, PyTree};
+    #[pymodule_export]
+    use crate::sequence::PySequence;
+    #[pymodule_export]
+    use crate::ticket::{Bell, Chunk, Ticket};
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// The registry of strategies, as JSON: a list of {name, guarantee, needs, summary, source, parameters}.
+    #[pyfunction]
+    fn strategies() -> String {
+        omnidecode::registry_json().to_string()
+    }
+    /// What a strategy guarantees with these parameters, given as a JSON object; raises what is wrong with them.
+    #[pyfunction]
+    fn check_strategy(name: &str, parameters: &str) -> PyResult<&'static str> {
+        let options = crate::engine::options(parameters)?;
+        let strategy = omnidecode::strategy(name, &options).map_err(crate::error::to_python)?;
+        Ok(strategy.guarantee.as_str())
+    }
+    /// What the engine sees of this machine, as JSON.
+    #[pyfunction]
+    fn machine() -> String {
+        omnidecode::machine_json().to_string()
+    }
 }

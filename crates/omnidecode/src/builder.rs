@@ -1,0 +1,133 @@
+//! From a path to an engine that runs.
+use crate::error::{Error, Result};
+use crate::llm::Llm;
+use omnidecode_core::PAGE;
+use omnidecode_engine::{Config, Engine, NamedNetwork};
+use omnidecode_models::decoder::{Decoder, KvDtype, Options};
+use omnidecode_models::{ModelCard, Network, NetworkError, Reading, Step, Weights};
+use std::path::{Path, PathBuf};
+
+/// How a model is opened. Everything but the path has a default.
+///
+/// ```no_run
+/// let llm = omnidecode::Llm::builder("model.gguf").threads(4).context(4096).open()?;
+/// # Ok::<(), omnidecode::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "call `open`"]
+pub struct Builder {
+    path: PathBuf,
+    draft: Option<PathBuf>,
+    threads: Option<usize>,
+    context: Option<usize>,
+    kv_tokens: Option<usize>,
+    kv_dtype: Option<KvDtype>,
+}
+
+impl Builder {
+    /// A model at this path: a folder with safetensors, or a GGUF file.
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_path_buf();
+        Builder { path, draft: None, threads: None, context: None, kv_tokens: None, kv_dtype: None }
+    }
+    /// A second model with the same vocabulary, under the role `draft`.
+    pub fn draft(self, path: impl AsRef<Path>) -> Self {
+        Builder { draft: Some(path.as_ref().to_path_buf()), ..self }
+    }
+    /// Worker threads; by default what the environment and the processor offer.
+    pub fn threads(self, threads: usize) -> Self {
+        Builder { threads: Some(threads), ..self }
+    }
+    /// Longest sequence in tokens; by default the model's.
+    pub fn context(self, tokens: usize) -> Self {
+        Builder { context: Some(tokens), ..self }
+    }
+    /// Places of the key/value cache that all requests share; by default two contexts, within a quarter of the free memory.
+    pub fn kv_tokens(self, tokens: usize) -> Self {
+        Builder { kv_tokens: Some(tokens), ..self }
+    }
+    /// Number format of keys and values; by default f32 for a model in f32, else f16.
+    pub fn kv_dtype(self, dtype: KvDtype) -> Self {
+        Builder { kv_dtype: Some(dtype), ..self }
+    }
+
+    /// Read the model and start the engine's thread.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when it cannot be read, [`Error::Engine`] when it does not fit, [`Error::Context`],
+    /// [`Error::Vocabulary`].
+    pub fn open(self) -> Result<Llm> {
+        let weights = Weights::open(&self.path)?;
+        let options = Options { threads: self.threads, kv_dtype: self.kv_dtype, ..Options::default() };
+        let main = Decoder::load(&weights, &options)?;
+        let pool = main.pool().clone();
+        let main = self.limited(main)?;
+        let card = main.card().clone();
+        let mut slot = main.slot_bytes();
+        let mut networks = vec![NamedNetwork::new("main", Box::new(main))];
+        if let Some(path) = &self.draft {
+            let options = Options { pool: Some(pool), ..options };
+            let draft = Decoder::load(&Weights::open(path)?, &options)?;
+            if draft.card().vocab != card.vocab {
+                return Err(Error::Vocabulary { expected: card.vocab, found: draft.card().vocab });
+            }
+            slot += draft.slot_bytes();
+            networks.push(NamedNetwork::new("draft", Box::new(draft)));
+        }
+        let places = self.kv_tokens.unwrap_or_else(|| affordable(card.context, slot));
+        let config = Config { pages: places.div_ceil(PAGE), ..Config::default() };
+        let engine = Engine::start(config, networks)?;
+        Llm::new(engine, card, &weights)
+    }
+
+    fn limited(&self, decoder: Decoder) -> Result<Limited> {
+        let mut card = decoder.card().clone();
+        if let Some(found) = self.context {
+            if found == 0 || found > card.context {
+                return Err(Error::Context { expected: card.context, found });
+            }
+            card.context = found;
+        }
+        Ok(Limited { decoder, card })
+    }
+}
+
+/// Places of KV cache by default: two contexts, within a quarter of the free memory, at least 256.
+fn affordable(context: usize, slot_bytes: usize) -> usize {
+    const UNKNOWN: u64 = 4 << 30;
+    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    });
+    let fits = free.unwrap_or(UNKNOWN) / 4 / slot_bytes.max(1) as u64;
+    (2 * context).min(usize::try_from(fits).unwrap_or(usize::MAX)).max(256)
+}
+
+/// A decoder that says it has a shorter context.
+struct Limited {
+    decoder: Decoder,
+    card: ModelCard,
+}
+
+impl Network for Limited {
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+    fn reserve(&mut self, pages: usize, tail: usize) -> Result<(), NetworkError> {
+        self.decoder.reserve(pages, tail)
+    }
+    fn run(
+        &mut self,
+        step: &Step,
+        bend: &mut dyn FnMut(usize, &mut [f32]),
+        each: &mut dyn FnMut(usize, Reading<'_>),
+    ) -> Result<(), NetworkError> {
+        self.decoder.run(step, bend, each)
+    }
+    fn copy(&mut self, moves: &[(u32, u32)]) {
+        self.decoder.copy(moves);
+    }
+    fn slot_bytes(&self) -> usize {
+        self.decoder.slot_bytes()
+    }
+}

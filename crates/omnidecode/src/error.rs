@@ -1,0 +1,50 @@
+//! What can go wrong, from a path to the last token.
+use omnidecode_engine as engine;
+use omnidecode_models as models;
+use omnidecode_strategies::RegistryError;
+
+/// Result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every error says what was expected, what was found and what to do.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model, its tokenizer or its chat template.
+    #[error(transparent)]
+    Model(#[from] models::ModelError),
+    /// The engine or the request.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// A strategy that is not registered, or its parameters.
+    #[error(transparent)]
+    Strategy(#[from] RegistryError),
+    /// A draft model with another vocabulary.
+    #[error(
+        "the draft model has {found} tokens, the model {expected}: expected the same tokenizer; take a draft model of the same family"
+    )]
+    Vocabulary {
+        /// Tokens of the model.
+        expected: usize,
+        /// Tokens of the draft model.
+        found: usize,
+    },
+    /// A context longer than the model's.
+    #[error("context {found}: expected from 1 to {expected} tokens, which is what the model was made for")]
+    Context {
+        /// The model's.
+        expected: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// A text that is no JSON of the expected kind.
+    #[error("{what}: expected {expected}, found {found}")]
+    Json {
+        /// Which text.
+        what: &'static str,
+        /// What it should be.
+        expected: &'static str,
+        /// What is wrong with it.
+        found: String,
+    },
+}

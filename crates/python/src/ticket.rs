@@ -1,0 +1,290 @@
+//! Following the answers to one prompt from Python: blocking with the GIL released, or by a bell for asyncio.
+use crate::driver::Cause;
+use crate::error::{StrategyError, is_ours, to_python};
+use omnidecode::engine::{Delta, Error, Event, Finish, Handle, Reason, StopReason, TokenLogprob};
+use omnidecode::models::tokenizer::Tokenizer;
+use pyo3::prelude::*;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+/// How often a waiting thread looks for Ctrl-C.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Keys that were rung and not yet heard.
+#[derive(Default)]
+struct Rung {
+    keys: Mutex<VecDeque<u64>>,
+    news: Condvar,
+}
+
+impl Rung {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// All keys rung since the last time, waiting for one.
+    fn wait(&self, most: Option<Duration>) -> Vec<u64> {
+        let quiet = |keys: &mut VecDeque<u64>| keys.is_empty();
+        let mut keys = match most {
+            None => self.news.wait_while(self.lock(), quiet).unwrap_or_else(PoisonError::into_inner),
+            Some(most) => {
+                self.news.wait_timeout_while(self.lock(), most, quiet).unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        keys.drain(..).collect()
+    }
+}
+
+/// One key of a bell, rung by the engine thread.
+struct Rope {
+    rung: Arc<Rung>,
+    key: u64,
+}
+
+impl Wake for Rope {
+    fn wake(self: Arc<Self>) {
+        let mut keys = self.rung.lock();
+        if !keys.contains(&self.key) {
+            keys.push_back(self.key);
+        }
+        self.rung.news.notify_all();
+    }
+}
+
+/// What one thread waits at for news of many requests.
+#[pyclass(frozen, module = "omnidecode._core")]
+pub struct Bell(Arc<Rung>);
+
+#[pymethods]
+impl Bell {
+    #[new]
+    fn new() -> Self {
+        Bell(Arc::default())
+    }
+    /// Wait, with the GIL released, until tickets have news; their keys.
+    fn wait(&self, py: Python<'_>) -> Vec<u64> {
+        py.detach(|| self.0.wait(None))
+    }
+}
+
+/// What an answer gained since the last time.
+#[pyclass(frozen, module = "omnidecode._core")]
+pub struct Chunk {
+    /// Which of the answers.
+    #[pyo3(get)]
+    index: usize,
+    /// Text that became certain.
+    #[pyo3(get)]
+    text: String,
+    /// Committed tokens.
+    #[pyo3(get)]
+    token_ids: Vec<u32>,
+    logprobs: Vec<Vec<Entry>>,
+    finish: Option<Finish>,
+}
+
+/// What stopped an answer.
+#[derive(IntoPyObject)]
+enum Stop {
+    Token(u32),
+    Text(String),
+}
+
+/// (token, log-probability, rank, text).
+type Entry = (u32, f32, Option<usize>, String);
+
+#[pymethods]
+impl Chunk {
+    /// For each token: (token, log-probability, rank, text) of the largest and of the token itself.
+    #[getter]
+    fn logprobs(&self) -> Vec<Vec<Entry>> {
+        self.logprobs.clone()
+    }
+    /// "stop", "length", "abort", or `None` while it goes on.
+    #[getter]
+    fn finish_reason(&self) -> Option<&'static str> {
+        self.finish.as_ref().map(|finish| match finish.reason {
+            Reason::Stop => "stop",
+            Reason::Length => "length",
+            Reason::Abort => "abort",
+        })
+    }
+    /// The stop token or stop string that ended it.
+    #[getter]
+    fn stop_reason(&self) -> Option<Stop> {
+        match self.finish.as_ref()?.stop_reason.clone()? {
+            StopReason::Token(token) => Some(Stop::Token(token)),
+            StopReason::Text(text) => Some(Stop::Text(text)),
+        }
+    }
+    /// At the end: what it cost, by name.
+    #[getter]
+    fn usage(&self) -> Option<BTreeMap<&'static str, usize>> {
+        let usage = &self.finish.as_ref()?.usage;
+        Some(
+            [
+                ("prompt_tokens", usage.prompt_tokens),
+                ("cached_tokens", usage.cached_tokens),
+                ("forwards", usage.forwards),
+                ("nfe", usage.nfe),
+                ("rows", usage.rows),
+                ("drafted", usage.drafted),
+                ("accepted", usage.accepted),
+                ("host_reads", usage.host_reads),
+            ]
+            .into(),
+        )
+    }
+}
+
+struct Part {
+    handle: Handle,
+    cause: Cause,
+    /// An end that came together with the last tokens.
+    late: Option<Event>,
+}
+
+/// The answers to one prompt, on their way.
+#[pyclass(frozen, module = "omnidecode._core")]
+pub struct Ticket {
+    parts: Mutex<Vec<Option<Part>>>,
+    waker: Mutex<Waker>,
+    rung: Arc<Rung>,
+    tokenizer: Tokenizer,
+    /// The seed of each answer.
+    #[pyo3(get)]
+    seeds: Vec<u64>,
+}
+
+impl Ticket {
+    pub fn new(parts: Vec<(Handle, Cause)>, seeds: Vec<u64>, tokenizer: Tokenizer) -> Self {
+        let rung = Arc::new(Rung::default());
+        let waker = Arc::new(Rope { rung: rung.clone(), key: 0 }).into();
+        let parts = parts.into_iter().map(|(handle, cause)| Some(Part { handle, cause, late: None })).collect();
+        Ticket { parts: Mutex::new(parts), waker: Mutex::new(waker), rung, tokenizer, seeds }
+    }
+
+    /// The next event of any answer; `Ready(None)` when all have ended.
+    fn next_event(&self, py: Python<'_>) -> Poll<Option<PyResult<Chunk>>> {
+        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut cx = Context::from_waker(&waker);
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        // An answer that just spoke is asked last, so that several interleave.
+        for index in 0..parts.len() {
+            let Some(part) = &mut parts[index] else { continue };
+            let event = match part.late.take() {
+                Some(event) => event,
+                None => match part.handle.poll_next(&mut cx) {
+                    Poll::Ready(Some(event)) => event,
+                    Poll::Ready(None) => {
+                        parts[index] = None;
+                        continue;
+                    }
+                    Poll::Pending => continue,
+                },
+            };
+            let mut delta = Delta::default();
+            let end = gather(part, event, &mut delta);
+            match end {
+                Some(Event::Failed(error)) => {
+                    let cause = part.cause.clone();
+                    parts[index] = None;
+                    return Poll::Ready(Some(Err(raised(py, error, &cause))));
+                }
+                Some(Event::Done(finish)) => {
+                    parts[index] = None;
+                    return Poll::Ready(Some(Ok(self.chunk(index, delta, Some(finish)))));
+                }
+                _ => return Poll::Ready(Some(Ok(self.chunk(index, delta, None)))),
+            }
+        }
+        if parts.iter().all(Option::is_none) { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn chunk(&self, index: usize, delta: Delta, finish: Option<Finish>) -> Chunk {
+        let logprobs = delta.logprobs.iter().map(|of| self.entries(of)).collect();
+        Chunk { index, text: delta.text, token_ids: delta.tokens, logprobs, finish }
+    }
+    fn entries(&self, of: &TokenLogprob) -> Vec<Entry> {
+        let text = |token: u32| self.tokenizer.decode(&[token], false);
+        let mut entries: Vec<Entry> = of
+            .top
+            .iter()
+            .enumerate()
+            .map(|(at, &(token, logprob))| (token, logprob, Some(at + 1), text(token)))
+            .collect();
+        if !entries.iter().any(|entry| entry.0 == of.token) {
+            entries.push((of.token, of.logprob.unwrap_or(f32::NAN), None, text(of.token)));
+        }
+        entries
+    }
+}
+
+/// Everything that an answer has said by now, into `delta`; its end, if it came too.
+fn gather(part: &mut Part, first: Event, delta: &mut Delta) -> Option<Event> {
+    let mut event = Some(first);
+    while let Some(Event::Delta(mut more)) = event {
+        delta.tokens.append(&mut more.tokens);
+        delta.text.push_str(&more.text);
+        delta.logprobs.append(&mut more.logprobs);
+        event = part.handle.try_next();
+    }
+    match event {
+        // What was said before a failure is told first.
+        Some(failed @ Event::Failed(_)) if !delta.tokens.is_empty() => {
+            part.late = Some(failed);
+            None
+        }
+        end => end,
+    }
+}
+
+/// The exception of a failed request: a strategy's own exception is its cause, or itself if it is one of ours.
+fn raised(py: Python<'_>, error: Error, cause: &Cause) -> PyErr {
+    let thrown = cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match thrown {
+        Some(thrown) if matches!(error, Error::Strategy(_) | Error::Panicked(_)) => {
+            if is_ours(py, &thrown) {
+                return thrown;
+            }
+            let outer = StrategyError::new_err(error.to_string());
+            outer.set_cause(py, Some(thrown));
+            outer
+        }
+        _ => to_python(error),
+    }
+}
+
+#[pymethods]
+impl Ticket {
+    /// The next chunk of any answer, waiting for it with the GIL released; `None` when all have ended. Raises what ended
+    /// an answer early.
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Chunk>> {
+        loop {
+            match self.next_event(py) {
+                Poll::Ready(event) => return event.transpose(),
+                Poll::Pending => drop(py.detach(|| self.rung.wait(Some(PATIENCE)))),
+            }
+            py.check_signals()?;
+        }
+    }
+    /// The next chunk if there is one, and whether all answers have ended.
+    fn poll(&self, py: Python<'_>) -> PyResult<(Option<Chunk>, bool)> {
+        match self.next_event(py) {
+            Poll::Ready(Some(event)) => Ok((Some(event?), false)),
+            Poll::Ready(None) => Ok((None, true)),
+            Poll::Pending => Ok((None, false)),
+        }
+    }
+    /// Let news ring `bell` with `key` from now on.
+    fn attach(&self, bell: &Bell, key: u64) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Rope { rung: bell.0.clone(), key }).into();
+    }
+    /// Stop the answers that have not ended; nothing more comes of them.
+    fn cancel(&self, py: Python<'_>) {
+        let parts = std::mem::take(&mut *self.parts.lock().unwrap_or_else(PoisonError::into_inner));
+        py.detach(|| drop(parts));
+    }
+}
