@@ -3,6 +3,8 @@
 //! A model knows rows, slots and layers; it knows nothing of drafts, requests or strategies. The engine lays out a
 //! [`Step`] and hands it to a [`Network`].
 
+#![forbid(unsafe_code)]
+
 pub mod card;
 pub mod chat;
 pub mod config;

@@ -44,7 +44,7 @@ fn tojson(value: &Value, ascii: Option<bool>, indent: Option<Value>, named: Kwar
     let indent = match indent.filter(|i| !i.is_none() && !i.is_undefined()) {
         None => None,
         Some(text) if text.kind() == ValueKind::String => Some(text.to_string()),
-        Some(width) => Some(" ".repeat(usize::try_from(width)?.min(1000))),
+        Some(width) => Some(" ".repeat(usize::try_from(width)?.min(64))),
     };
     let separators = named.get::<Option<Vec<String>>>("separators")?;
     let (comma, colon) = match separators.as_deref() {

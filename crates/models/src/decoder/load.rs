@@ -50,7 +50,7 @@ impl Decoder {
             let (frequencies, factor) = spec.inverse_frequencies(config.context);
             Rope::new(frequencies, factor, layout)
         };
-        let float = weights.part(None, Part::Embedding, Field::Weight).is_some_and(|t| dtype(t.dtype) == Dtype::F32);
+        let float = weights.part(None, Part::Embedding, Field::Weight).is_some_and(|t| t.dtype == Dtype::F32);
         let kv_dtype = options.kv_dtype.unwrap_or(if float { KvDtype::F32 } else { KvDtype::F16 });
         let mut decoder = Decoder {
             card: card(&config, weights),
@@ -104,23 +104,6 @@ fn card(config: &Config, weights: &Weights) -> ModelCard {
     }
 }
 
-fn dtype(found: crate::files::Dtype) -> Dtype {
-    use crate::files::Dtype as File;
-    match found {
-        File::F32 => Dtype::F32,
-        File::F16 => Dtype::F16,
-        File::Bf16 => Dtype::Bf16,
-        File::Q4_0 => Dtype::Q4_0,
-        File::Q4_1 => Dtype::Q4_1,
-        File::Q5_0 => Dtype::Q5_0,
-        File::Q5_1 => Dtype::Q5_1,
-        File::Q8_0 => Dtype::Q8_0,
-        File::Q4K => Dtype::Q4K,
-        File::Q5K => Dtype::Q5K,
-        File::Q6K => Dtype::Q6K,
-    }
-}
-
 struct Source<'a> {
     weights: &'a Weights,
     config: &'a Config,
@@ -140,7 +123,7 @@ impl<'a> Source<'a> {
 
     fn matrix(&self, layer: Option<usize>, part: Part) -> Result<Matrix> {
         let tensor = self.need(layer, part, Field::Weight)?;
-        let packed = Matrix::pack_with(self.pool, dtype(tensor.dtype), &tensor.bytes, tensor.rows(), tensor.columns());
+        let packed = Matrix::pack_with(self.pool, tensor.dtype, &tensor.bytes, tensor.rows(), tensor.columns());
         packed.map_err(|e| ModelError::Malformed {
             format: "weights",
             at: tensor.name.to_string(),

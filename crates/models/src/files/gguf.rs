@@ -6,6 +6,7 @@
 mod metadata;
 
 use super::dtype::{Dtype, row_bytes};
+use super::tensor::countable;
 use super::weights::{Entry, Stored};
 use crate::error::{ModelError, Result, brief};
 use std::collections::BTreeMap;
@@ -111,10 +112,9 @@ impl<'a> Reader<'a> {
     }
     fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         if length > self.left() {
-            return Err(self.damaged(
-                format!("{length} more bytes"),
-                format!("the end of the file after {}", self.left()),
-            ));
+            return Err(
+                self.damaged(format!("{length} more bytes"), format!("the end of the file after {}", self.left()))
+            );
         }
         let bytes = &self.file[self.at..self.at + length];
         self.at += length;
@@ -136,10 +136,7 @@ impl<'a> Reader<'a> {
         let count = self.u64()?;
         let most = (self.left() / least) as u64;
         if count > most {
-            return Err(self.damaged(
-                format!("at most {most} {what}, by the length of the file"),
-                count,
-            ));
+            return Err(self.damaged(format!("at most {most} {what}, by the length of the file"), count));
         }
         Ok(count as usize)
     }
@@ -174,16 +171,10 @@ impl<'a> Reader<'a> {
                         count
                     }
                     None => {
-                        return Err(
-                            self.damaged("an array of scalars or strings", "an array of arrays")
-                        );
+                        return Err(self.damaged("an array of scalars or strings", "an array of arrays"));
                     }
                 };
-                Value::Array(ArrayRange {
-                    kind,
-                    count,
-                    bytes: start..self.at,
-                })
+                Value::Array(ArrayRange { kind, count, bytes: start..self.at })
             }
             scalar => {
                 let bytes = self.take(scalar.size().unwrap_or(0))?;
@@ -254,9 +245,7 @@ pub fn read(file: &[u8]) -> Result<Header> {
     let data = reader.at.next_multiple_of(alignment).min(file.len());
     header.tensors = infos
         .into_iter()
-        .map(|(name, shape, kind, offset)| {
-            place(name, shape, kind, offset, data, file.len(), alignment)
-        })
+        .map(|(name, shape, kind, offset)| place(name, shape, kind, offset, data, file.len(), alignment))
         .collect::<Result<_>>()?;
     Ok(header)
 }
@@ -273,10 +262,7 @@ fn info(reader: &mut Reader<'_>) -> Result<Info> {
     let mut shape = Vec::new();
     for _ in 0..dimensions {
         let size = reader.u64()?;
-        shape.push(
-            usize::try_from(size)
-                .map_err(|_| reader.damaged("a size that fits in memory", size))?,
-        );
+        shape.push(usize::try_from(size).map_err(|_| reader.damaged("a size that fits in memory", size))?);
     }
     shape.reverse();
     Ok((name, shape, reader.u32()?, reader.u64()?))
@@ -297,60 +283,36 @@ fn place(
         expected,
         found,
     };
-    let start = usize::try_from(offset)
-        .ok()
-        .and_then(|offset| data.checked_add(offset))
-        .filter(|start| *start <= end);
+    if !countable(&shape) {
+        return Err(damaged("sizes whose product fits in memory".into(), format!("{shape:?}")));
+    }
+    let start = usize::try_from(offset).ok().and_then(|offset| data.checked_add(offset)).filter(|start| *start <= end);
     let Some(start) = start else {
-        return Err(damaged(
-            format!("an offset within the {} bytes of data", end - data),
-            offset.to_string(),
-        ));
+        return Err(damaged(format!("an offset within the {} bytes of data", end - data), offset.to_string()));
     };
     if !offset.is_multiple_of(alignment as u64) {
-        return Err(damaged(
-            format!("an offset that is a multiple of {alignment}"),
-            offset.to_string(),
-        ));
+        return Err(damaged(format!("an offset that is a multiple of {alignment}"), offset.to_string()));
     }
     let Ok(dtype) = Dtype::from_ggml(kind) else {
         return Ok((
             name,
-            Entry {
-                file: 0,
-                stored: Stored::Other(format!("GGUF type {kind}")),
-                shape,
-                bytes: start..start,
-            },
+            Entry { file: 0, stored: Stored::Other(format!("GGUF type {kind}")), shape, bytes: start..start },
         ));
     };
-    let (columns, rows) = shape
-        .split_last()
-        .map_or((1, &[][..]), |(columns, rows)| (*columns, rows));
+    let (columns, rows) = shape.split_last().map_or((1, &[][..]), |(columns, rows)| (*columns, rows));
     let Some(row) = row_bytes(dtype, columns) else {
         return Err(damaged(
             format!("rows of whole blocks of {} numbers", dtype.block()),
             format!("rows of {columns}"),
         ));
     };
-    let bytes = rows
-        .iter()
-        .try_fold(row, |product, size| product.checked_mul(*size));
+    let bytes = rows.iter().try_fold(row, |product, size| product.checked_mul(*size));
     match bytes.and_then(|bytes| start.checked_add(bytes)) {
-        Some(stop) if stop <= end => Ok((
-            name,
-            Entry {
-                file: 0,
-                stored: Stored::Known(dtype),
-                shape,
-                bytes: start..stop,
-            },
-        )),
+        Some(stop) if stop <= end => {
+            Ok((name, Entry { file: 0, stored: Stored::Known(dtype), shape, bytes: start..stop }))
+        }
         _ => Err(damaged(
-            format!(
-                "{shape:?} of {dtype} within the {} bytes that follow",
-                end - start
-            ),
+            format!("{shape:?} of {dtype} within the {} bytes that follow", end - start),
             bytes.map_or("more than memory holds".into(), |b| format!("{b} bytes")),
         )),
     }

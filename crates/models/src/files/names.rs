@@ -19,12 +19,7 @@ pub(super) enum Scheme {
 impl Scheme {
     /// The scheme by the name of the embedding.
     pub(super) fn detect(has: impl Fn(&str) -> bool) -> Option<Self> {
-        const LLAMA: [&str; 4] = [
-            "model.",
-            "model.language_model.",
-            "language_model.model.",
-            "",
-        ];
+        const LLAMA: [&str; 4] = ["model.", "model.language_model.", "language_model.model.", ""];
         const GPT2: [&str; 2] = ["transformer.", ""];
         if has("token_embd.weight") {
             return Some(Self::Gguf);
@@ -32,15 +27,8 @@ impl Scheme {
         if has("model.transformer.wte.weight") {
             return Some(Self::Llada);
         }
-        let llama = LLAMA
-            .iter()
-            .find(|p| has(&format!("{p}embed_tokens.weight")))
-            .map(|p| Self::Llama(p));
-        llama.or_else(|| {
-            GPT2.iter()
-                .find(|p| has(&format!("{p}wte.weight")))
-                .map(|p| Self::Gpt2(p))
-        })
+        let llama = LLAMA.iter().find(|p| has(&format!("{p}embed_tokens.weight"))).map(|p| Self::Llama(p));
+        llama.or_else(|| GPT2.iter().find(|p| has(&format!("{p}wte.weight"))).map(|p| Self::Gpt2(p)))
     }
 }
 
@@ -55,13 +43,7 @@ pub(super) struct Place {
 }
 
 fn at(stem: impl Into<String>) -> Place {
-    Place {
-        stem: stem.into(),
-        bare: false,
-        transposed: false,
-        expert: None,
-        slice: None,
-    }
+    Place { stem: stem.into(), bare: false, transposed: false, expert: None, slice: None }
 }
 
 impl Place {
@@ -83,21 +65,12 @@ impl Place {
     }
 }
 
-pub(super) fn places(
-    scheme: Scheme,
-    config: &Config,
-    layer: Option<usize>,
-    part: Part,
-) -> Vec<Place> {
+pub(super) fn places(scheme: Scheme, config: &Config, layer: Option<usize>, part: Part) -> Vec<Place> {
     match (scheme, layer) {
         (Scheme::Llama(prefix), None) => match part {
             Part::Embedding => vec![at(format!("{prefix}embed_tokens"))],
             Part::OutputNorm => vec![at(format!("{prefix}norm"))],
-            Part::Output => vec![
-                at("lm_head"),
-                at("language_model.lm_head"),
-                at(format!("{prefix}lm_head")),
-            ],
+            Part::Output => vec![at("lm_head"), at("language_model.lm_head"), at(format!("{prefix}lm_head"))],
             _ => vec![],
         },
         (Scheme::Gpt2(prefix), None) => match part {
@@ -138,10 +111,7 @@ fn llama(l: &str, c: &Config, part: Part) -> Vec<Place> {
     let wide = c.experts.map_or(0, |e| e.intermediate);
     let one = |name: &str| vec![at(format!("{l}{name}"))];
     let fused = |name: &str, fused: &str, start, length| {
-        vec![
-            at(format!("{l}{name}")),
-            at(format!("{l}{fused}")).rows(start, length),
-        ]
+        vec![at(format!("{l}{name}")), at(format!("{l}{fused}")).rows(start, length)]
     };
     // Three ways to keep experts: by name (Qwen), by number (Mixtral), stacked in one tensor (transformers 5).
     let expert = |e: usize, name: &str, number: &str, stack: &str| {
@@ -149,9 +119,7 @@ fn llama(l: &str, c: &Config, part: Part) -> Vec<Place> {
             at(format!("{l}mlp.experts.{e}.{name}")),
             at(format!("{l}block_sparse_moe.experts.{e}.{number}")),
             at(format!("{l}mlp.experts.{stack}")).bare().of(e),
-            at(format!("{l}block_sparse_moe.experts.{stack}"))
-                .bare()
-                .of(e),
+            at(format!("{l}block_sparse_moe.experts.{stack}")).bare().of(e),
         ]
     };
     match part {
@@ -167,17 +135,9 @@ fn llama(l: &str, c: &Config, part: Part) -> Vec<Place> {
         Part::QNorm => one("self_attn.q_norm"),
         Part::KNorm => one("self_attn.k_norm"),
         Part::Gate => fused("mlp.gate_proj", "mlp.gate_up_proj", 0, c.intermediate),
-        Part::Up => fused(
-            "mlp.up_proj",
-            "mlp.gate_up_proj",
-            c.intermediate,
-            c.intermediate,
-        ),
+        Part::Up => fused("mlp.up_proj", "mlp.gate_up_proj", c.intermediate, c.intermediate),
         Part::Down => one("mlp.down_proj"),
-        Part::Router => vec![
-            at(format!("{l}mlp.gate")),
-            at(format!("{l}block_sparse_moe.gate")),
-        ],
+        Part::Router => vec![at(format!("{l}mlp.gate")), at(format!("{l}block_sparse_moe.gate"))],
         Part::ExpertGate(e) => expert(e, "gate_proj", "w1", "gate_up_proj")
             .into_iter()
             .map(|p| if p.bare { p.rows(0, wide) } else { p })
@@ -211,12 +171,8 @@ fn gpt2(l: &str, c: &Config, part: Part) -> Vec<Place> {
 fn llada(l: &str, c: &Config, part: Part) -> Vec<Place> {
     let (q, kv) = widths(c);
     let one = |name: &str| vec![at(format!("{l}{name}"))];
-    let fused = |name: &str, start, length| {
-        vec![
-            at(format!("{l}{name}")),
-            at(format!("{l}att_proj")).rows(start, length),
-        ]
-    };
+    let fused =
+        |name: &str, start, length| vec![at(format!("{l}{name}")), at(format!("{l}att_proj")).rows(start, length)];
     match part {
         Part::AttnNorm => one("attn_norm"),
         Part::FfnNorm => one("ff_norm"),
@@ -236,19 +192,10 @@ fn llada(l: &str, c: &Config, part: Part) -> Vec<Place> {
 fn gguf(l: &str, c: &Config, part: Part) -> Vec<Place> {
     let (q, kv) = widths(c);
     let one = |name: &str| vec![at(format!("{l}{name}"))];
-    let fused = |name: &str, start, length| {
-        vec![
-            at(format!("{l}{name}")),
-            at(format!("{l}attn_qkv")).rows(start, length),
-        ]
-    };
+    let fused =
+        |name: &str, start, length| vec![at(format!("{l}{name}")), at(format!("{l}attn_qkv")).rows(start, length)];
     // Experts in one tensor, or (older files) one by one.
-    let expert = |e: usize, name: &str| {
-        vec![
-            at(format!("{l}{name}_exps")).of(e),
-            at(format!("{l}{name}.{e}")),
-        ]
-    };
+    let expert = |e: usize, name: &str| vec![at(format!("{l}{name}_exps")).of(e), at(format!("{l}{name}.{e}"))];
     match part {
         Part::AttnNorm => one("attn_norm"),
         Part::AttnPostNorm => one("post_attention_norm"),
@@ -261,10 +208,7 @@ fn gguf(l: &str, c: &Config, part: Part) -> Vec<Place> {
         Part::QNorm => one("attn_q_norm"),
         Part::KNorm => one("attn_k_norm"),
         // Without `ffn_gate`, `ffn_up` holds gate and up, one above the other (phi3).
-        Part::Gate => vec![
-            at(format!("{l}ffn_gate")),
-            at(format!("{l}ffn_up")).rows(0, c.intermediate),
-        ],
+        Part::Gate => vec![at(format!("{l}ffn_gate")), at(format!("{l}ffn_up")).rows(0, c.intermediate)],
         Part::Up => one("ffn_up"),
         Part::Down => one("ffn_down"),
         Part::Router => one("ffn_gate_inp"),

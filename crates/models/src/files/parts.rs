@@ -79,23 +79,11 @@ impl Weights {
             return self.part(None, Part::Embedding, field);
         }
         let expected = shape(config, part, field)?;
-        places(self.scheme(), config, layer, part)
-            .into_iter()
-            .find_map(|place| self.cut(place, part, field, &expected))
+        places(self.scheme(), config, layer, part).into_iter().find_map(|place| self.cut(place, part, field, &expected))
     }
 
-    fn cut(
-        &self,
-        place: Place,
-        part: Part,
-        field: Field,
-        expected: &[usize],
-    ) -> Option<Tensor<'_>> {
-        let name = if place.bare {
-            place.stem
-        } else {
-            format!("{}.{}", place.stem, field.suffix())
-        };
+    fn cut(&self, place: Place, part: Part, field: Field, expected: &[usize]) -> Option<Tensor<'_>> {
+        let name = if place.bare { place.stem } else { format!("{}.{}", place.stem, field.suffix()) };
         let mut tensor = self.tensor(&name).ok()?;
         if let Some(expert) = place.expert {
             tensor = tensor.layer(expert)?;
@@ -110,14 +98,8 @@ impl Weights {
             tensor = tensor.transposed()?;
         }
         let rows = *expected.first()?;
-        let twice = self.scheme() == Scheme::Gguf
-            && part == Part::Up
-            && tensor.shape.first() == Some(&(2 * rows));
-        let slice = if twice {
-            Some(rows..2 * rows)
-        } else {
-            place.slice
-        };
+        let twice = self.scheme() == Scheme::Gguf && part == Part::Up && tensor.shape.first() == Some(&(2 * rows));
+        let slice = if twice { Some(rows..2 * rows) } else { place.slice };
         if let Some(range) = slice {
             tensor = tensor.slice(range)?;
         }
@@ -135,18 +117,10 @@ impl Weights {
         let config = self.config();
         let expected = shape(config, part, field).unwrap_or_default();
         for place in places(self.scheme(), config, layer, part) {
-            let name = if place.bare {
-                place.stem.clone()
-            } else {
-                format!("{}.{}", place.stem, field.suffix())
-            };
+            let name = if place.bare { place.stem.clone() } else { format!("{}.{}", place.stem, field.suffix()) };
             match self.tensor(&name) {
                 Ok(found) => {
-                    return Err(ModelError::TensorShape {
-                        tensor: name,
-                        expected,
-                        found: found.shape,
-                    });
+                    return Err(ModelError::TensorShape { tensor: name, expected, found: found.shape });
                 }
                 Err(error @ ModelError::UnsupportedDtype { .. }) => return Err(error),
                 Err(_) => {}
@@ -162,9 +136,7 @@ impl Weights {
     /// Everything that the configuration calls for and the files hold, outside the layers (`None`) or in one.
     pub fn parts(&self, layer: Option<usize>) -> impl Iterator<Item = (Part, Field, Tensor<'_>)> {
         let parts = required(self.config(), layer);
-        parts
-            .into_iter()
-            .filter_map(move |(part, field)| Some((part, field, self.part(layer, part, field)?)))
+        parts.into_iter().filter_map(move |(part, field)| Some((part, field, self.part(layer, part, field)?)))
     }
 
     /// Fail unless every tensor that the configuration calls for is there in its right sizes.
@@ -250,24 +222,14 @@ fn shape(c: &Config, part: Part, field: Field) -> Option<Vec<usize>> {
     let (out, inner) = match part {
         Part::Embedding | Part::Output => (c.vocab, c.hidden),
         Part::Position => (c.learned_positions?, c.hidden),
-        Part::OutputNorm
-        | Part::AttnNorm
-        | Part::AttnPostNorm
-        | Part::FfnNorm
-        | Part::FfnPostNorm => return Some(vec![c.hidden]),
+        Part::OutputNorm | Part::AttnNorm | Part::AttnPostNorm | Part::FfnNorm | Part::FfnPostNorm => {
+            return Some(vec![c.hidden]);
+        }
         Part::QNorm => {
-            return Some(vec![if c.qk_norm == QkNorm::Whole {
-                q
-            } else {
-                c.head_dim
-            }]);
+            return Some(vec![if c.qk_norm == QkNorm::Whole { q } else { c.head_dim }]);
         }
         Part::KNorm => {
-            return Some(vec![if c.qk_norm == QkNorm::Whole {
-                kv
-            } else {
-                c.head_dim
-            }]);
+            return Some(vec![if c.qk_norm == QkNorm::Whole { kv } else { c.head_dim }]);
         }
         Part::Q => (q, c.hidden),
         Part::K | Part::V => (kv, c.hidden),

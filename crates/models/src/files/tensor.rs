@@ -18,6 +18,12 @@ pub struct Tensor<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// Whether the product of these sizes, zeros left out, fits in memory: then no product of some of them overflows.
+pub(super) fn countable(shape: &[usize]) -> bool {
+    let product = shape.iter().try_fold(1usize, |product, size| product.checked_mul((*size).max(1)));
+    product.is_some_and(|product| isize::try_from(product).is_ok())
+}
+
 impl<'a> Tensor<'a> {
     /// Length of a row: the last size.
     pub fn columns(&self) -> usize {
@@ -25,9 +31,7 @@ impl<'a> Tensor<'a> {
     }
     /// Number of rows: the product of all sizes but the last.
     pub fn rows(&self) -> usize {
-        self.shape
-            .split_last()
-            .map_or(1, |(_, outer)| outer.iter().product())
+        self.shape.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
     /// Bytes of a row.
     pub fn row_bytes(&self) -> usize {
@@ -44,27 +48,11 @@ impl<'a> Tensor<'a> {
     /// [`ModelError::UnsupportedDtype`] for a quantized tensor: those are read by the kernels, block by block.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         Ok(match self.dtype {
-            Dtype::F32 => self
-                .bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-            Dtype::F16 => self
-                .bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|b| half::f16::from_le_bytes(*b).to_f32())
-                .collect(),
-            Dtype::Bf16 => self
-                .bytes
-                .as_chunks::<2>()
-                .0
-                .iter()
-                .map(|b| half::bf16::from_le_bytes(*b).to_f32())
-                .collect(),
+            Dtype::F32 => self.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Dtype::F16 => self.bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::Bf16 => {
+                self.bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
+            }
             found => {
                 return Err(ModelError::UnsupportedDtype {
                     tensor: self.name.to_string(),
@@ -87,12 +75,7 @@ impl<'a> Tensor<'a> {
             Cow::Owned(all) => Cow::Owned(all.get(range)?.to_vec()),
         };
         // A slice of a vector (a bias) stays a vector: its "rows" are its elements, see `slice`.
-        Some(Self {
-            name: self.name,
-            dtype: self.dtype,
-            shape: vec![rows.len(), columns],
-            bytes,
-        })
+        Some(Self { name: self.name, dtype: self.dtype, shape: vec![rows.len(), columns], bytes })
     }
 
     /// Part of the outermost dimension: rows of a matrix, elements of a vector.
@@ -129,21 +112,12 @@ impl<'a> Tensor<'a> {
         }
         let size = self.dtype.block_bytes();
         let mut bytes = vec![0; self.bytes.len()];
-        for (row, line) in self
-            .bytes
-            .chunks_exact(columns.checked_mul(size)?.max(1))
-            .enumerate()
-        {
+        for (row, line) in self.bytes.chunks_exact(columns.checked_mul(size)?.max(1)).enumerate() {
             for (column, number) in line.chunks_exact(size).enumerate() {
                 let at = (column * rows + row) * size;
                 bytes.get_mut(at..at + size)?.copy_from_slice(number);
             }
         }
-        Some(Self {
-            name: self.name,
-            dtype: self.dtype,
-            shape: vec![columns, rows],
-            bytes: Cow::Owned(bytes),
-        })
+        Some(Self { name: self.name, dtype: self.dtype, shape: vec![columns, rows], bytes: Cow::Owned(bytes) })
     }
 }

@@ -55,24 +55,18 @@ impl Weights {
             return Self::open_folder(path);
         }
         let mut start = [0; 4];
-        let read = std::fs::File::open(path)
-            .and_then(|mut file| std::io::Read::read(&mut file, &mut start));
+        let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut start));
         read.map_err(|e| ModelError::io(path, &e))?;
         match path.extension().and_then(|e| e.to_str()) {
             _ if &start == b"GGUF" => Self::open_gguf(path),
-            Some("safetensors") => Self::open_safetensors(
-                &[path.to_path_buf()],
-                path.parent().unwrap_or(Path::new(".")),
-            ),
+            Some("safetensors") => {
+                Self::open_safetensors(&[path.to_path_buf()], path.parent().unwrap_or(Path::new(".")))
+            }
             Some("gguf") => Self::open_gguf(path),
-            Some("bin" | "pt" | "pth" | "ckpt" | "pkl") => Err(ModelError::Pickle {
-                path: path.to_path_buf(),
-            }),
+            Some("bin" | "pt" | "pth" | "ckpt" | "pkl") => Err(ModelError::Pickle { path: path.to_path_buf() }),
             // A zip with a pickle in it, or a bare pickle, by any name.
             _ if start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80\x02") => {
-                Err(ModelError::Pickle {
-                    path: path.to_path_buf(),
-                })
+                Err(ModelError::Pickle { path: path.to_path_buf() })
             }
             _ => Err(ModelError::UnknownFormat {
                 path: path.to_path_buf(),
@@ -97,11 +91,7 @@ impl Weights {
             .collect();
         names.sort();
         let of = |extension: &str| {
-            names
-                .iter()
-                .filter(|n| n.extension().is_some_and(|e| e == extension))
-                .cloned()
-                .collect::<Vec<_>>()
+            names.iter().filter(|n| n.extension().is_some_and(|e| e == extension)).cloned().collect::<Vec<_>>()
         };
         let (plain, ggufs) = (of("safetensors"), of("gguf"));
         if !plain.is_empty() {
@@ -126,10 +116,7 @@ impl Weights {
                 });
             }
         }
-        if let Some(pickle) = ["bin", "pt", "pth", "ckpt"]
-            .iter()
-            .find_map(|e| of(e).into_iter().next())
-        {
+        if let Some(pickle) = ["bin", "pt", "pth", "ckpt"].iter().find_map(|e| of(e).into_iter().next()) {
             return Err(ModelError::Pickle { path: pickle });
         }
         Err(ModelError::UnknownFormat {
@@ -145,34 +132,17 @@ impl Weights {
         for path in paths {
             let file = Mapping::open(path).map_err(|e| ModelError::io(path, &e))?;
             for (name, entry) in safetensors::read(&file)? {
-                entries.insert(
-                    name,
-                    Entry {
-                        file: files.len(),
-                        ..entry
-                    },
-                );
+                entries.insert(name, Entry { file: files.len(), ..entry });
             }
             files.push(file);
         }
         let mut config = Config::from_json(&json(&folder.join("config.json"))?)?;
         let path = folder.join("generation_config.json");
-        let generation = if path.is_file() {
-            GenerationConfig::from_json(&json(&path)?)?
-        } else {
-            GenerationConfig::default()
-        };
+        let generation =
+            if path.is_file() { GenerationConfig::from_json(&json(&path)?)? } else { GenerationConfig::default() };
         config.add_ends(&generation);
         let scheme = detect(&entries)?;
-        Ok(Self {
-            files,
-            entries,
-            scheme,
-            config,
-            generation,
-            folder: Some(folder.to_path_buf()),
-            header: None,
-        })
+        Ok(Self { files, entries, scheme, config, generation, folder: Some(folder.to_path_buf()), header: None })
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
@@ -183,27 +153,14 @@ impl Weights {
             let file = Mapping::open(&path).map_err(|e| ModelError::io(&path, &e))?;
             let mut part = gguf::read(&file)?;
             for (name, entry) in std::mem::take(&mut part.tensors) {
-                entries.insert(
-                    name,
-                    Entry {
-                        file: files.len(),
-                        ..entry
-                    },
-                );
+                entries.insert(name, Entry { file: files.len(), ..entry });
             }
             files.push(file);
             header.get_or_insert(part);
         }
         let scheme = detect(&entries)?;
         let header = header.unwrap_or_default();
-        let config = Config::from_gguf(
-            &header,
-            &files[0],
-            &Tensors {
-                files: &files,
-                entries: &entries,
-            },
-        )?;
+        let config = Config::from_gguf(&header, &files[0], &Tensors { files: &files, entries: &entries })?;
         Ok(Self {
             files,
             entries,
@@ -229,22 +186,11 @@ impl Weights {
     }
     /// Bytes of all tensors, as stored.
     pub fn bytes(&self) -> u64 {
-        self.entries
-            .values()
-            .map(|entry| entry.bytes.len() as u64)
-            .sum()
+        self.entries.values().map(|entry| entry.bytes.len() as u64).sum()
     }
     /// Numbers in all tensors.
     pub fn parameters(&self) -> u64 {
-        self.entries
-            .values()
-            .map(|entry| {
-                entry
-                    .shape
-                    .iter()
-                    .fold(1u64, |p, s| p.saturating_mul(*s as u64))
-            })
-            .sum()
+        self.entries.values().map(|entry| entry.shape.iter().fold(1u64, |p, s| p.saturating_mul(*s as u64))).sum()
     }
     pub(super) fn scheme(&self) -> Scheme {
         self.scheme
@@ -262,11 +208,7 @@ impl Weights {
     /// # Errors
     /// [`ModelError::MissingTensor`], or [`ModelError::UnsupportedDtype`].
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
-        Tensors {
-            files: &self.files,
-            entries: &self.entries,
-        }
-        .get(name)
+        Tensors { files: &self.files, entries: &self.entries }.get(name)
     }
 }
 
@@ -274,8 +216,7 @@ impl Config {
     /// The end tokens of a generation configuration end texts too; its bos and pad fill gaps.
     fn add_ends(&mut self, generation: &GenerationConfig) {
         let vocab = self.vocab as u32;
-        self.eos
-            .extend(generation.eos.iter().filter(|id| **id < vocab));
+        self.eos.extend(generation.eos.iter().filter(|id| **id < vocab));
         self.eos.sort_unstable();
         self.eos.dedup();
         self.bos = self.bos.or(generation.bos.filter(|id| *id < vocab));
@@ -290,21 +231,13 @@ struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     fn get(&self, name: &str) -> Result<Tensor<'a>> {
-        let (name, entry) =
-            self.entries
-                .get_key_value(name)
-                .ok_or_else(|| ModelError::MissingTensor {
-                    expected: format!("the tensor {}", brief(name)),
-                    found: format!("{} tensors", self.entries.len()),
-                })?;
+        let (name, entry) = self.entries.get_key_value(name).ok_or_else(|| ModelError::MissingTensor {
+            expected: format!("the tensor {}", brief(name)),
+            found: format!("{} tensors", self.entries.len()),
+        })?;
         let Stored::Known(dtype) = entry.stored else {
-            let Stored::Other(found) = &entry.stored else {
-                unreachable!("a format is known or other")
-            };
-            return Err(ModelError::UnsupportedDtype {
-                tensor: brief(name),
-                found: found.clone(),
-            });
+            let Stored::Other(found) = &entry.stored else { unreachable!("a format is known or other") };
+            return Err(ModelError::UnsupportedDtype { tensor: brief(name), found: found.clone() });
         };
         Ok(Tensor {
             name,
@@ -320,11 +253,7 @@ impl crate::config::Tensors for Tensors<'_> {
         self.entries.get(name).map(|entry| &entry.shape[..])
     }
     fn numbers(&self, name: &str) -> Result<Option<Vec<f32>>> {
-        if self.entries.contains_key(name) {
-            self.get(name)?.to_f32().map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.entries.contains_key(name) { self.get(name)?.to_f32().map(Some) } else { Ok(None) }
     }
 }
 

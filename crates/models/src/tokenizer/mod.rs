@@ -43,30 +43,18 @@ impl Tokenizer {
     /// [`ModelError::Tokenizer`].
     pub fn from_json(json: &[u8]) -> Result<Self> {
         let damaged = |found: &dyn fmt::Display| {
-            ModelError::tokenizer(
-                "tokenizer.json",
-                "a tokenizer of the `tokenizers` library",
-                found,
-            )
+            ModelError::tokenizer("tokenizer.json", "a tokenizer of the `tokenizers` library", found)
         };
         // The library states some of its expectations by panicking.
-        let model = catch_unwind(|| Model::from_bytes(json))
-            .map_err(|_| damaged(&"contradictory parts"))?;
+        let model = catch_unwind(|| Model::from_bytes(json)).map_err(|_| damaged(&"contradictory parts"))?;
         Self::new(model.map_err(|e| damaged(&e))?, None, None)
     }
 
     fn new(mut model: Model, before: Option<u32>, after: Option<u32>) -> Result<Self> {
-        model
-            .with_truncation(None)
-            .map_err(|e| ModelError::tokenizer("truncation", "none", e))?;
+        model.with_truncation(None).map_err(|e| ModelError::tokenizer("truncation", "none", e))?;
         model.with_padding(None);
         let pieces = Pieces::new(&model)?;
-        Ok(Self(Arc::new(Inner {
-            model,
-            pieces,
-            before,
-            after,
-        })))
+        Ok(Self(Arc::new(Inner { model, pieces, before, after })))
     }
 
     /// Token ids of a text. Special tokens written in the text are recognised, as in transformers; `add_special` puts
@@ -79,20 +67,11 @@ impl Tokenizer {
         let cannot = |found: &dyn fmt::Display| {
             ModelError::tokenizer("encoding a text", "text that its vocabulary covers", found)
         };
-        let encoding =
-            catch_unwind(AssertUnwindSafe(encode)).map_err(|_| cannot(&"contradictory parts"))?;
+        let encoding = catch_unwind(AssertUnwindSafe(encode)).map_err(|_| cannot(&"contradictory parts"))?;
         let encoding = encoding.map_err(|e| cannot(&e))?;
         let ids = encoding.get_ids();
-        let (before, after) = if add_special {
-            (self.0.before, self.0.after)
-        } else {
-            (None, None)
-        };
-        Ok(before
-            .into_iter()
-            .chain(ids.iter().copied())
-            .chain(after)
-            .collect())
+        let (before, after) = if add_special { (self.0.before, self.0.after) } else { (None, None) };
+        Ok(before.into_iter().chain(ids.iter().copied()).chain(after).collect())
     }
 
     /// Text of token ids; ids without a token give nothing. Bytes that are no UTF-8 become U+FFFD, one for each
@@ -111,10 +90,8 @@ impl Tokenizer {
     }
 
     fn decode_by_model(&self, ids: &[u32], skip_special: bool) -> String {
-        catch_unwind(AssertUnwindSafe(|| {
-            self.0.model.decode(ids, skip_special).unwrap_or_default()
-        }))
-        .unwrap_or_default()
+        catch_unwind(AssertUnwindSafe(|| self.0.model.decode(ids, skip_special).unwrap_or_default()))
+            .unwrap_or_default()
     }
 
     /// A decoder of ids that arrive one by one.
@@ -137,10 +114,7 @@ impl Tokenizer {
     /// # Errors
     /// [`ModelError::TokenId`] for an id outside the vocabulary.
     pub fn token_bytes(&self, id: u32) -> Result<&[u8]> {
-        self.0.pieces.bytes(id).ok_or(ModelError::TokenId {
-            found: id,
-            vocab: self.vocab(),
-        })
+        self.0.pieces.bytes(id).ok_or(ModelError::TokenId { found: id, vocab: self.vocab() })
     }
 
     /// Whether a token is special: skipped when text is shown.
@@ -173,15 +147,9 @@ impl Weights {
         match path {
             Some(path) if path.is_file() => Tokenizer::from_file(path),
             path => {
-                let folder = path
-                    .as_deref()
-                    .and_then(Path::parent)
-                    .map_or_else(String::new, |f| f.display().to_string());
-                Err(ModelError::tokenizer(
-                    "the model's folder",
-                    "a tokenizer.json",
-                    brief(format!("none in {folder}")),
-                ))
+                let folder =
+                    path.as_deref().and_then(Path::parent).map_or_else(String::new, |f| f.display().to_string());
+                Err(ModelError::tokenizer("the model's folder", "a tokenizer.json", brief(format!("none in {folder}"))))
             }
         }
     }

@@ -1,11 +1,8 @@
 //! The bytes of each token, and the rule that makes text of them.
-use crate::error::{ModelError, Result};
+use crate::error::{ModelError, Result, brief};
 use serde_json::Value;
 use std::collections::HashMap;
 use tokenizers::Tokenizer as Model;
-
-/// Ids above this are refused: a hostile file must not make a table of 2^32 entries.
-const MOST: u32 = 1 << 24;
 
 /// How the bytes of a sequence become its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,34 +30,24 @@ impl Pieces {
     pub(super) fn new(model: &Model) -> Result<Self> {
         let decoder = match model.get_decoder() {
             None => Value::Null,
-            Some(decoder) => serde_json::to_value(decoder)
-                .map_err(|e| ModelError::tokenizer("decoder", "a decoder", e))?,
+            Some(decoder) => {
+                serde_json::to_value(decoder).map_err(|e| ModelError::tokenizer("decoder", "a decoder", e))?
+            }
         };
         let (rule, spelling) = Spelling::of(&decoder);
-        let mut tokens: Vec<(u32, String)> = model
-            .get_vocab(true)
-            .into_iter()
-            .map(|(token, id)| (id, token))
-            .collect();
+        let mut tokens: Vec<(u32, String)> = model.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
         // An added token may have a name that the model's vocabulary gives to another id, or rename an id.
         let added = model.get_added_tokens_decoder();
         tokens.retain(|(id, _)| !added.contains_key(id));
         tokens.extend(added.iter().map(|(id, token)| (*id, token.content.clone())));
         tokens.sort_unstable();
-        if let Some((id, token)) = tokens.last().filter(|(id, _)| *id >= MOST) {
-            return Err(ModelError::tokenizer(
-                format!("token {token:?}"),
-                format!("an id below {MOST}"),
-                id,
-            ));
+        // Some gap in the ids is usual; a hostile file must not make a table of 2^32 entries.
+        let most = 8 * tokens.len() + (1 << 16);
+        if let Some((id, token)) = tokens.last().filter(|(id, _)| *id as usize >= most) {
+            return Err(ModelError::tokenizer(format!("token {}", brief(token)), format!("an id below {most}"), id));
         }
         let count = tokens.last().map_or(0, |(id, _)| *id as usize + 1);
-        let mut pieces = Self {
-            bytes: Vec::new(),
-            ends: Vec::new(),
-            special: vec![false; count],
-            rule,
-        };
+        let mut pieces = Self { bytes: Vec::new(), ends: Vec::new(), special: vec![false; count], rule };
         let mut tokens = tokens.into_iter().peekable();
         for id in 0..count as u32 {
             while let Some((_, token)) = tokens.next_if(|(at, _)| *at == id) {
@@ -79,11 +66,7 @@ impl Pieces {
     }
     pub(super) fn bytes(&self, id: u32) -> Option<&[u8]> {
         let end = *self.ends.get(id as usize)?;
-        let start = if id == 0 {
-            0
-        } else {
-            self.ends[id as usize - 1]
-        };
+        let start = if id == 0 { 0 } else { self.ends[id as usize - 1] };
         Some(&self.bytes[start..end])
     }
     pub(super) fn is_special(&self, id: u32) -> bool {
@@ -118,15 +101,13 @@ impl Spelling {
                     spelling.bytes = Some(alphabet());
                     true
                 }
-                Some("Replace") if !fused => {
-                    match (step["pattern"]["String"].as_str(), step["content"].as_str()) {
-                        (Some(from), Some(to)) if !from.is_empty() => {
-                            spelling.replace.push((from.to_string(), to.to_string()));
-                            true
-                        }
-                        _ => false,
+                Some("Replace") if !fused => match (step["pattern"]["String"].as_str(), step["content"].as_str()) {
+                    (Some(from), Some(to)) if !from.is_empty() => {
+                        spelling.replace.push((from.to_string(), to.to_string()));
+                        true
                     }
-                }
+                    _ => false,
+                },
                 Some("ByteFallback") if !fused => {
                     spelling.fallback = true;
                     true
@@ -135,16 +116,15 @@ impl Spelling {
                     fused = true;
                     true
                 }
-                Some("Strip") if fused && step["stop"] == 0 => match (
-                    step["content"].as_str().map(str::as_bytes),
-                    step["start"].as_u64(),
-                ) {
-                    (Some([byte]), Some(start)) if rule == Rule::Joined => {
-                        rule = Rule::Strip(*byte, start as usize);
-                        true
+                Some("Strip") if fused && step["stop"] == 0 => {
+                    match (step["content"].as_str().map(str::as_bytes), step["start"].as_u64()) {
+                        (Some([byte]), Some(start)) if rule == Rule::Joined => {
+                            rule = Rule::Strip(*byte, start as usize);
+                            true
+                        }
+                        _ => false,
                     }
-                    _ => false,
-                },
+                }
                 Some("Metaspace") if steps.len() == 1 => match step["replacement"].as_str() {
                     Some(space) => {
                         spelling.replace.push((space.to_string(), " ".to_string()));
@@ -190,9 +170,7 @@ impl Spelling {
             [] => out.extend_from_slice(token.as_bytes()),
             [(from, to)] => out.extend_from_slice(token.replace(from, to).as_bytes()),
             several => {
-                let text = several
-                    .iter()
-                    .fold(token.to_string(), |text, (from, to)| text.replace(from, to));
+                let text = several.iter().fold(token.to_string(), |text, (from, to)| text.replace(from, to));
                 out.extend_from_slice(text.as_bytes());
             }
         }
@@ -213,9 +191,5 @@ fn byte_token(token: &str) -> Option<u8> {
 fn alphabet() -> HashMap<char, u8> {
     let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let others = (0..=255u8).filter(|b| !printable(*b)).zip('\u{100}'..);
-    (0..=255u8)
-        .filter(|b| printable(*b))
-        .map(|b| (char::from(b), b))
-        .chain(others.map(|(b, c)| (c, b)))
-        .collect()
+    (0..=255u8).filter(|b| printable(*b)).map(|b| (char::from(b), b)).chain(others.map(|(b, c)| (c, b))).collect()
 }

@@ -24,15 +24,7 @@ impl TextStream {
             Rule::Strip(_, count) => count,
             _ => 0,
         };
-        Self {
-            tokenizer,
-            skip_special,
-            pending: Vec::new(),
-            strip,
-            first: true,
-            ids: Vec::new(),
-            given: 0,
-        }
+        Self { tokenizer, skip_special, pending: Vec::new(), strip, first: true, ids: Vec::new(), given: 0 }
     }
 
     /// The text that this token completes; empty if it ends inside a character.
@@ -64,25 +56,12 @@ impl TextStream {
             }
             Rule::FirstWithout(space) if std::mem::take(&mut self.first) => {
                 let name = self.tokenizer.token(id).unwrap_or_default();
-                self.pending.extend(
-                    name.chars()
-                        .filter(|c| *c != space)
-                        .collect::<String>()
-                        .bytes(),
-                );
+                self.pending.extend(name.chars().filter(|c| *c != space).collect::<String>().bytes());
             }
             Rule::Strip(byte, _) if self.strip > 0 => {
-                let taken = bytes
-                    .iter()
-                    .take(self.strip)
-                    .take_while(|b| **b == byte)
-                    .count();
+                let taken = bytes.iter().take(self.strip).take_while(|b| **b == byte).count();
                 self.pending.extend_from_slice(&bytes[taken..]);
-                self.strip = if taken == bytes.len() {
-                    self.strip - taken
-                } else {
-                    0
-                };
+                self.strip = if taken == bytes.len() { self.strip - taken } else { 0 };
             }
             _ => self.pending.extend_from_slice(bytes),
         }

@@ -72,14 +72,9 @@ impl Header {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Array(array)) if array.kind == Kind::Text => {
-                let mut reader = Reader {
-                    file: file.get(..array.bytes.end).unwrap_or(&[]),
-                    at: array.bytes.start.min(file.len()),
-                };
-                (0..array.count)
-                    .map(|_| reader.text())
-                    .collect::<Result<_>>()
-                    .map(Some)
+                let mut reader =
+                    Reader { file: file.get(..array.bytes.end).unwrap_or(&[]), at: array.bytes.start.min(file.len()) };
+                (0..array.count).map(|_| reader.text()).collect::<Result<_>>().map(Some)
             }
             Some(other) => Err(Self::wrong(key, "a list of strings", other)),
         }
@@ -94,10 +89,7 @@ impl Header {
             Some(Value::Array(array)) if array.kind.size().is_some() => array,
             Some(other) => return Err(Self::wrong(key, "a list of numbers", other)),
         };
-        let reader = Reader {
-            file,
-            at: array.bytes.start,
-        };
+        let reader = Reader { file, at: array.bytes.start };
         let bytes = file.get(array.bytes.clone()).unwrap_or(&[]);
         let number = |chunk: &[u8]| {
             Ok(match reader.scalar(array.kind, chunk)? {
@@ -108,11 +100,7 @@ impl Header {
                 Value::Text(_) | Value::Array(_) => f64::NAN,
             })
         };
-        bytes
-            .chunks_exact(array.kind.size().unwrap_or(1))
-            .map(number)
-            .collect::<Result<_>>()
-            .map(Some)
+        bytes.chunks_exact(array.kind.size().unwrap_or(1)).map(number).collect::<Result<_>>().map(Some)
     }
     /// Length of a list.
     pub fn length(&self, key: &str) -> Option<usize> {
