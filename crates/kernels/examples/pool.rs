@@ -64,5 +64,5 @@ fn report(what: &str, pool: &Pool) {
 
 /// A chain of multiplications: a nanosecond each.
 fn work(steps: u64) -> u64 {
-    (0..steps).fold(1, |x, step| black_box(x * 5 + step & 0xFF_FFFF))
+    (0..steps).fold(1, |x, step| black_box((x * 5 + step) & 0xFF_FFFF))
 }

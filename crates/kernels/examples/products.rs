@@ -19,28 +19,17 @@ use omnidecode_kernels::tier::Tier;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let argument =
-        |index: usize, default: &str| arguments.get(index).cloned().unwrap_or(default.to_owned());
+    let argument = |index: usize, default: &str| arguments.get(index).cloned().unwrap_or(default.to_owned());
     let types = argument(1, "Q8_0,Q4_0,Q4_1,Q5_0,Q5_1,Q4_K,Q5_K,Q6_K,BF16,F16,F32");
     let shapes = argument(2, "576x1536,2048x8192");
-    let threads = argument(3, "")
-        .parse()
-        .unwrap_or_else(|_| default_threads());
-    let rows: Vec<usize> = argument(4, "1,2,4,8,12,16,32,128,512")
-        .split(',')
-        .map(|m| m.parse().expect("rows"))
-        .collect();
+    let threads = argument(3, "").parse().unwrap_or_else(|_| default_threads());
+    let rows: Vec<usize> =
+        argument(4, "1,2,4,8,12,16,32,128,512").split(',').map(|m| m.parse().expect("rows")).collect();
     let cold: usize = argument(5, "256").parse().expect("MiB");
     let pool = Pool::new(threads);
     let tier = Tier::detect().unwrap_or_else(|error| panic!("{error}"));
-    println!(
-        "tier {tier}, {threads} threads, dispatch {:.2} µs",
-        dispatch(&pool) * 1e6
-    );
-    for dtype in Dtype::ALL
-        .into_iter()
-        .filter(|d| types.split(',').any(|t| t == d.to_string()))
-    {
+    println!("tier {tier}, {threads} threads, dispatch {:.2} µs", dispatch(&pool) * 1e6);
+    for dtype in Dtype::ALL.into_iter().filter(|d| types.split(',').any(|t| t == d.to_string())) {
         for shape in shapes.split(',') {
             let (k, n) = shape.split_once('x').expect("k×n");
             let (k, n): (usize, usize) = (k.parse().expect("k"), n.parse().expect("n"));
@@ -51,29 +40,15 @@ fn main() {
     }
 }
 
-fn line(
-    pool: &Pool,
-    tier: Tier,
-    dtype: Dtype,
-    (n, k): (usize, usize),
-    rows: &[usize],
-    cold: usize,
-) {
-    let pattern: Vec<f32> = (0..16 * k)
-        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0)
-        .collect();
-    let bytes = quantize(dtype, &pattern)
-        .expect("blocks")
-        .repeat(n.div_ceil(16));
+fn line(pool: &Pool, tier: Tier, dtype: Dtype, (n, k): (usize, usize), rows: &[usize], cold: usize) {
+    let pattern: Vec<f32> = (0..16 * k).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+    let bytes = quantize(dtype, &pattern).expect("blocks").repeat(n.div_ceil(16));
     let bytes = &bytes[..bytes.len() / n.next_multiple_of(16) * n];
     let copies = cold.div_ceil(bytes.len()).max(1);
-    let matrices: Vec<Matrix> = (0..copies)
-        .map(|_| Matrix::pack_with(pool, dtype, bytes, n, k).expect("a matrix"))
-        .collect();
+    let matrices: Vec<Matrix> =
+        (0..copies).map(|_| Matrix::pack_with(pool, dtype, bytes, n, k).expect("a matrix")).collect();
     let most = rows.iter().max().copied().unwrap_or(1);
-    let x: Vec<f32> = (0..most * k)
-        .map(|i| ((i * 53 % 103) as f32 - 51.0) / 20.0)
-        .collect();
+    let x: Vec<f32> = (0..most * k).map(|i| ((i * 53 % 103) as f32 - 51.0) / 20.0).collect();
     let mut out = vec![0.0; most * n];
     let mut acts = Activations::on(tier);
     let mut next = 0;
@@ -82,8 +57,7 @@ fn line(
     for _ in 0..3 {
         reads.extend(clean(|| read(pool, &matrices)));
         for (times, &m) in times.iter_mut().zip(rows) {
-            acts.load(pool, &x[..m * k], m, k, matrices[0].form_on(tier))
-                .expect("finite");
+            acts.load(pool, &x[..m * k], m, k, matrices[0].form_on(tier)).expect("finite");
             times.extend(clean(|| {
                 let start = now(pool);
                 let job = Job::store(&matrices[next % copies], &mut out[..m * n]);
@@ -97,11 +71,7 @@ fn line(
     let medians: Vec<f64> = times.into_iter().map(median).collect();
     let rate = matrices[0].bytes() as f64 / medians[0] / 1e9;
     let bandwidth = median(reads);
-    print!(
-        "{:5} {k}x{n}  t(1) {:8.1} µs  {rate:5.1} of {bandwidth:5.1} GB/s ",
-        dtype.to_string(),
-        medians[0] * 1e6
-    );
+    print!("{:5} {k}x{n}  t(1) {:8.1} µs  {rate:5.1} of {bandwidth:5.1} GB/s ", dtype.to_string(), medians[0] * 1e6);
     for (m, t) in rows.iter().zip(&medians).skip(1) {
         print!(" {m}:{:.2}", t / medians[0]);
     }
@@ -111,15 +81,8 @@ fn line(
 
 /// Seconds; of this thread's processor time if it works alone, so that its breaks do not count.
 fn now(pool: &Pool) -> f64 {
-    let clock = if pool.threads() == 1 {
-        libc::CLOCK_THREAD_CPUTIME_ID
-    } else {
-        libc::CLOCK_MONOTONIC
-    };
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let clock = if pool.threads() == 1 { libc::CLOCK_THREAD_CPUTIME_ID } else { libc::CLOCK_MONOTONIC };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills `time`.
     unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
@@ -130,14 +93,7 @@ fn read(pool: &Pool, matrices: &[Matrix]) -> f64 {
     let start = Instant::now();
     pool.run(matrices.len().max(pool.threads() * 8), &|chunk| {
         if let Some(matrix) = matrices.get(chunk) {
-            black_box(
-                matrix
-                    .as_bytes()
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word)),
-            );
+            black_box(matrix.as_bytes().as_chunks().0.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word)));
         }
     });
     matrices.iter().map(Matrix::bytes).sum::<usize>() as f64 / start.elapsed().as_secs_f64() / 1e9
@@ -168,21 +124,13 @@ fn clean(mut window: impl FnMut() -> f64) -> Vec<f64> {
             undisturbed.push(result);
         }
     }
-    if undisturbed.is_empty() {
-        all
-    } else {
-        undisturbed
-    }
+    if undisturbed.is_empty() { all } else { undisturbed }
 }
 
 /// How often another process took a core from this one, and ticks that the hypervisor took.
 fn taken() -> (i64, u64) {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let steal = stat
-        .split_whitespace()
-        .nth(8)
-        .and_then(|ticks| ticks.parse().ok())
-        .unwrap_or(0);
+    let steal = stat.split_whitespace().nth(8).and_then(|ticks| ticks.parse().ok()).unwrap_or(0);
     // SAFETY: plain data, filled by the call.
     let usage = unsafe {
         let mut usage = std::mem::zeroed::<libc::rusage>();

@@ -124,25 +124,12 @@ impl Activations {
     ///
     /// # Panics
     /// `x` does not hold `rows · k` values.
-    pub fn load(
-        &mut self,
-        pool: &Pool,
-        x: &[f32],
-        rows: usize,
-        k: usize,
-        forms: Forms,
-    ) -> Result<(), NotFinite> {
-        assert_eq!(
-            x.len(),
-            rows * k,
-            "activations of {rows} rows and {k} columns"
-        );
+    pub fn load(&mut self, pool: &Pool, x: &[f32], rows: usize, k: usize, forms: Forms) -> Result<(), NotFinite> {
+        assert_eq!(x.len(), rows * k, "activations of {rows} rows and {k} columns");
         let writer = self.begin(rows, k, forms);
         let first = AtomicUsize::new(usize::MAX);
         // A dispatch costs as much as some thousand values.
-        let chunk = (16384 / k.max(1))
-            .max(rows.div_ceil(pool.threads() * 4))
-            .max(1);
+        let chunk = (16384 / k.max(1)).max(rows.div_ceil(pool.threads() * 4)).max(1);
         pool.run(rows.div_ceil(chunk), &|index| {
             for row in index * chunk..((index + 1) * chunk).min(rows) {
                 if !writer.set(row, &x[row * k..][..k]) {
@@ -161,11 +148,7 @@ impl Activations {
     pub fn begin(&mut self, rows: usize, k: usize, forms: Forms) -> Writer<'_> {
         (self.rows, self.k, self.forms) = (rows, k, forms);
         let room = |form: Forms, stride: usize| {
-            if forms.contains(form) {
-                rows * stride
-            } else {
-                0
-            }
+            if forms.contains(form) { rows * stride } else { 0 }
         };
         grow(&mut self.int8, room(Forms::INT8, int8_stride(k)));
         grow(&mut self.bf16, room(Forms::BF16, padded_inputs(k)));
@@ -252,10 +235,7 @@ impl Writer<'_> {
     pub fn set(&self, row: usize, x: &[f32]) -> bool {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(x.len(), self.k, "values of an activation row");
-        assert!(
-            !self.written[row].swap(true, Ordering::Relaxed),
-            "activation row {row} is written twice"
-        );
+        assert!(!self.written[row].swap(true, Ordering::Relaxed), "activation row {row} is written twice");
         let padded = padded_inputs(self.k);
         let mut finite = true;
         // SAFETY: `begin` made room for `rows` rows of every form asked for; this row is ours alone (see `Sync`), and
@@ -294,8 +274,7 @@ const INFINITY: u32 = 0x7F80_0000;
 /// The largest magnitude, as bits.
 #[inline(always)]
 fn largest(x: &[f32]) -> u32 {
-    x.iter()
-        .fold(0, |most, x| most.max(x.to_bits() & 0x7FFF_FFFF))
+    x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7FFF_FFFF))
 }
 
 /// Quantizes a row with the vectors of a tier. The arithmetic is the same on all of them.
@@ -351,11 +330,7 @@ fn quantize_group(x: &[f32; GROUP], record: &mut [u32; RECORD]) -> bool {
     const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
     let bits = largest(x);
     let most = f32::from_bits(bits);
-    let (d, inverse) = if most >= SMALLEST {
-        (most / 127.0, 127.0 / most)
-    } else {
-        (0.0, 0.0)
-    };
+    let (d, inverse) = if most >= SMALLEST { (most / 127.0, 127.0 / most) } else { (0.0, 0.0) };
     let mut codes = [0i32; GROUP];
     for (code, x) in codes.iter_mut().zip(x) {
         *code = (x * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
@@ -367,12 +342,8 @@ fn quantize_group(x: &[f32; GROUP], record: &mut [u32; RECORD]) -> bool {
     for (word, bytes) in record.iter_mut().zip(packed.as_chunks::<4>().0) {
         *word = u32::from_ne_bytes(*bytes);
     }
-    let first: i32 = codes[..16]
-        .iter()
-        .fold(0, |sum, code| sum.wrapping_add(*code));
-    let second: i32 = codes[16..]
-        .iter()
-        .fold(0, |sum, code| sum.wrapping_add(*code));
+    let first: i32 = codes[..16].iter().fold(0, |sum, code| sum.wrapping_add(*code));
+    let second: i32 = codes[16..].iter().fold(0, |sum, code| sum.wrapping_add(*code));
     let sum = first.wrapping_add(second);
     record[8] = d.to_bits();
     record[9] = (d * sum as f32).to_bits();
@@ -388,26 +359,18 @@ mod tests {
 
     #[test]
     fn codes_scales_and_sums_are_what_the_form_says_on_every_tier() {
-        let x: Vec<f32> = (0..96)
-            .map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 64 { 0.01 } else { 0.0 })
-            .collect();
+        let x: Vec<f32> = (0..96).map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 64 { 0.01 } else { 0.0 }).collect();
         let mut reference = None;
         for tier in Tier::available() {
             let mut acts = Activations::on(tier);
             assert!(acts.begin(1, 96, Forms::INT8).set(0, &x));
             let records = acts.int8[..3 * RECORD].to_vec();
             for (group, record) in records.chunks(RECORD).enumerate() {
-                let codes: Vec<i32> = record[..8]
-                    .iter()
-                    .flat_map(|w| w.to_ne_bytes())
-                    .map(|b| i32::from(b as i8))
-                    .collect();
+                let codes: Vec<i32> =
+                    record[..8].iter().flat_map(|w| w.to_ne_bytes()).map(|b| i32::from(b as i8)).collect();
                 let d = f32::from_bits(record[8]);
                 for (code, x) in codes.iter().zip(&x[group * 32..]) {
-                    assert!(
-                        (*code as f32 * d - x).abs() <= d / 2.0 * 1.0001,
-                        "{code} · {d} for {x}"
-                    );
+                    assert!((*code as f32 * d - x).abs() <= d / 2.0 * 1.0001, "{code} · {d} for {x}");
                 }
                 let sum: i32 = codes.iter().sum();
                 assert_eq!(f32::from_bits(record[9]), d * sum as f32);
@@ -423,28 +386,17 @@ mod tests {
     fn what_is_not_finite_is_found_in_every_form_and_place() {
         let pool = Pool::new(2);
         let mut acts = Activations::new();
-        for forms in [
-            Forms::INT8,
-            Forms::BF16,
-            Forms::F32,
-            Forms::INT8 | Forms::F32,
-        ] {
+        for forms in [Forms::INT8, Forms::BF16, Forms::F32, Forms::INT8 | Forms::F32] {
             for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 for at in [0, 31, 32, 63] {
                     let mut x = vec![1.0; 5 * 64];
                     x[3 * 64 + at] = bad;
                     x[4 * 64] = bad;
-                    assert_eq!(
-                        acts.load(&pool, &x, 5, 64, forms),
-                        Err(NotFinite { row: 3 })
-                    );
+                    assert_eq!(acts.load(&pool, &x, 5, 64, forms), Err(NotFinite { row: 3 }));
                 }
             }
             assert_eq!(acts.load(&pool, &[f32::MAX; 64], 1, 64, forms), Ok(()));
-            assert_eq!(
-                acts.load(&pool, &[f32::MIN_POSITIVE; 64], 1, 64, forms),
-                Ok(())
-            );
+            assert_eq!(acts.load(&pool, &[f32::MIN_POSITIVE; 64], 1, 64, forms), Ok(()));
         }
     }
 

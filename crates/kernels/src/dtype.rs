@@ -103,9 +103,7 @@ impl Dtype {
 
     /// Bytes of `values` values in whole blocks; `None` where they do not fit the address space.
     pub fn bytes(self, values: usize) -> Option<usize> {
-        values
-            .div_ceil(self.block())
-            .checked_mul(self.block_bytes())
+        values.div_ceil(self.block()).checked_mul(self.block_bytes())
     }
 
     /// Whether products with this type run on integers.
@@ -168,18 +166,9 @@ pub(crate) fn half_to_f32(dtype: Dtype, bits: u16) -> f32 {
 }
 
 /// Refuses bytes that are not `n` rows of `k` values.
-pub(crate) fn check_bytes(
-    dtype: Dtype,
-    bytes: &[u8],
-    n: usize,
-    k: usize,
-) -> Result<(), KernelError> {
+pub(crate) fn check_bytes(dtype: Dtype, bytes: &[u8], n: usize, k: usize) -> Result<(), KernelError> {
     if !k.is_multiple_of(dtype.block()) {
-        return Err(KernelError::Block {
-            dtype,
-            block: dtype.block(),
-            k,
-        });
+        return Err(KernelError::Block { dtype, block: dtype.block(), k });
     }
     let expected = dtype
         .bytes(k)
@@ -187,13 +176,7 @@ pub(crate) fn check_bytes(
         .filter(|&bytes| bytes <= isize::MAX as usize)
         .ok_or(KernelError::TooLarge { dtype, n, k })?;
     if bytes.len() != expected {
-        return Err(KernelError::ByteCount {
-            dtype,
-            n,
-            k,
-            expected,
-            found: bytes.len(),
-        });
+        return Err(KernelError::ByteCount { dtype, n, k, expected, found: bytes.len() });
     }
     Ok(())
 }

@@ -34,9 +34,7 @@ pub enum KernelError {
         k: usize,
     },
     /// The byte count of the shape does not fit the address space.
-    #[error(
-        "a {dtype} matrix of {n} rows and {k} columns is larger than the address space; its shape is wrong"
-    )]
+    #[error("a {dtype} matrix of {n} rows and {k} columns is larger than the address space; its shape is wrong")]
     TooLarge {
         /// Type of the matrix.
         dtype: Dtype,

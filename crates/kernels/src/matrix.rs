@@ -32,20 +32,10 @@ impl Matrix {
     ///
     /// # Errors
     /// As [`Matrix::pack`].
-    pub fn pack_with(
-        pool: &Pool,
-        dtype: Dtype,
-        bytes: &[u8],
-        n: usize,
-        k: usize,
-    ) -> Result<Matrix, KernelError> {
+    pub fn pack_with(pool: &Pool, dtype: Dtype, bytes: &[u8], n: usize, k: usize) -> Result<Matrix, KernelError> {
         for (what, found) in [("rows of a matrix", n), ("columns of a matrix", k)] {
             if found == 0 {
-                return Err(KernelError::Shape {
-                    what,
-                    expected: 1,
-                    found,
-                });
+                return Err(KernelError::Shape { what, expected: 1, found });
             }
         }
         check_bytes(dtype, bytes, n, k)?;
@@ -58,19 +48,11 @@ impl Matrix {
         // Uncontended but for the moment of taking the next tile.
         let work = Mutex::new(rows.zip(tiles));
         pool.run(pool.threads(), &|_| {
-            while let Some((rows, tile)) = { work.lock().unwrap_or_else(|e| e.into_inner()).next() }
-            {
+            while let Some((rows, tile)) = { work.lock().unwrap_or_else(|e| e.into_inner()).next() } {
                 write_tile(dtype, rows, k, tile);
             }
         });
-        drop(work);
-        Ok(Matrix {
-            dtype,
-            n,
-            k,
-            tile_bytes: tile,
-            memory,
-        })
+        Ok(Matrix { dtype, n, k, tile_bytes: tile, memory })
     }
 
     /// Outputs: rows of the stored matrix.
@@ -123,19 +105,14 @@ impl Matrix {
             return Err(KernelError::Row { row, rows: self.n });
         }
         if out.len() != self.k {
-            return Err(KernelError::Length {
-                what: "a row of a matrix",
-                expected: self.k,
-                found: out.len(),
-            });
+            return Err(KernelError::Length { what: "a row of a matrix", expected: self.k, found: out.len() });
         }
         let (tile, column) = (self.tile(row / COLUMNS), row % COLUMNS);
         match self.dtype {
             Dtype::F32 => {
                 for (input, value) in out.iter_mut().enumerate() {
                     let at = float_at(self.dtype, column, input);
-                    *value =
-                        f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]);
+                    *value = f32::from_le_bytes([tile[at], tile[at + 1], tile[at + 2], tile[at + 3]]);
                 }
             }
             Dtype::F16 | Dtype::Bf16 => {
@@ -146,8 +123,7 @@ impl Matrix {
             }
             _ => {
                 for (index, values) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                    read_group(self.dtype, self.k / GROUP, index, column, tile)
-                        .expand(self.dtype, values);
+                    read_group(self.dtype, self.k / GROUP, index, column, tile).expand(self.dtype, values);
                 }
             }
         }
@@ -156,11 +132,7 @@ impl Matrix {
 
     /// Inputs that a kernel walks: `k`, filled up to whole steps for floats.
     pub(crate) fn padded_k(&self) -> usize {
-        if self.dtype.is_quantized() {
-            self.k
-        } else {
-            padded_inputs(self.k)
-        }
+        if self.dtype.is_quantized() { self.k } else { padded_inputs(self.k) }
     }
 
     /// Sixteen-column tiles.

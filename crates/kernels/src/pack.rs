@@ -61,14 +61,13 @@ pub(crate) fn tile_bytes(dtype: Dtype, k: usize) -> Option<usize> {
         Dtype::F16 | Dtype::Bf16 => k.checked_next_multiple_of(4)?.checked_mul(COLUMNS * 2),
         _ => {
             let block = dtype.block() / GROUP * code_bytes(dtype) + scale_bytes(dtype);
-            (k / dtype.block())
-                .checked_mul(block)?
-                .checked_next_multiple_of(LINE)
+            (k / dtype.block()).checked_mul(block)?.checked_next_multiple_of(LINE)
         }
     }
 }
 
 /// Where group `index` of `groups` has its codes and its block's scales.
+#[inline(always)]
 fn group_at(dtype: Dtype, groups: usize, index: usize) -> (usize, usize) {
     let codes = code_bytes(dtype);
     if dtype.block() == GROUP {
@@ -80,34 +79,51 @@ fn group_at(dtype: Dtype, groups: usize, index: usize) -> (usize, usize) {
 
 /// Writes rows of the file's matrix, at most sixteen, into a zeroed tile.
 pub(crate) fn write_tile(dtype: Dtype, rows: &[u8], k: usize, tile: &mut [u8]) {
-    let Some(row_bytes) = dtype.bytes(k).filter(|&bytes| bytes > 0) else {
-        return;
-    };
-    for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
-        match dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => {
-                let width = dtype.block_bytes();
-                for (input, value) in row.chunks_exact(width).enumerate() {
-                    tile[float_at(dtype, column, input)..][..width].copy_from_slice(value);
-                }
-            }
-            _ => {
-                for index in 0..k / GROUP {
-                    write_group(
-                        dtype,
-                        k / GROUP,
-                        index,
-                        column,
-                        &Group::read(dtype, row, index),
-                        tile,
-                    );
-                }
+    // Each arm is compiled for its type.
+    match dtype {
+        Dtype::F32 => write_floats::<4>(Dtype::F32, rows, k, tile),
+        Dtype::F16 => write_floats::<2>(Dtype::F16, rows, k, tile),
+        // Pairs of bf16 lie as floats do.
+        Dtype::Bf16 if k.is_multiple_of(2) => write_floats::<4>(Dtype::F32, rows, k / 2, tile),
+        Dtype::Bf16 => write_floats::<2>(Dtype::Bf16, rows, k, tile),
+        Dtype::Q4_0 => write_groups(Dtype::Q4_0, rows, k, tile),
+        Dtype::Q4_1 => write_groups(Dtype::Q4_1, rows, k, tile),
+        Dtype::Q5_0 => write_groups(Dtype::Q5_0, rows, k, tile),
+        Dtype::Q5_1 => write_groups(Dtype::Q5_1, rows, k, tile),
+        Dtype::Q8_0 => write_groups(Dtype::Q8_0, rows, k, tile),
+        Dtype::Q4K => write_groups(Dtype::Q4K, rows, k, tile),
+        Dtype::Q5K => write_groups(Dtype::Q5K, rows, k, tile),
+        Dtype::Q6K => write_groups(Dtype::Q6K, rows, k, tile),
+    }
+}
+
+/// Inputs outside, columns inside: a few cache lines of the tile are written at a time.
+#[inline(always)]
+fn write_floats<const WIDTH: usize>(dtype: Dtype, rows: &[u8], k: usize, tile: &mut [u8]) {
+    const AT_ONCE: usize = 16;
+    for first in (0..k).step_by(AT_ONCE) {
+        let some = AT_ONCE.min(k - first);
+        for (column, row) in rows.chunks_exact(k * WIDTH).enumerate() {
+            let values = row[first * WIDTH..][..some * WIDTH].as_chunks::<WIDTH>().0;
+            for (input, value) in values.iter().enumerate() {
+                tile[float_at(dtype, column, first + input)..][..WIDTH].copy_from_slice(value);
             }
         }
     }
 }
 
+#[inline(always)]
+fn write_groups(dtype: Dtype, rows: &[u8], k: usize, tile: &mut [u8]) {
+    let (groups, row_bytes) = (k / GROUP, k / dtype.block() * dtype.block_bytes());
+    for index in 0..groups {
+        for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
+            write_group(dtype, groups, index, column, &Group::read(dtype, row, index), tile);
+        }
+    }
+}
+
 /// Where a float tile has an input of a column.
+#[inline(always)]
 pub(crate) fn float_at(dtype: Dtype, column: usize, input: usize) -> usize {
     match dtype {
         Dtype::F32 => (input * COLUMNS + column) * 4,
@@ -116,42 +132,31 @@ pub(crate) fn float_at(dtype: Dtype, column: usize, input: usize) -> usize {
     }
 }
 
-fn write_group(
-    dtype: Dtype,
-    groups: usize,
-    index: usize,
-    column: usize,
-    group: &Group,
-    tile: &mut [u8],
-) {
+#[inline(always)]
+fn write_group(dtype: Dtype, groups: usize, index: usize, column: usize, group: &Group, tile: &mut [u8]) {
     let (codes_at, scales_at) = group_at(dtype, groups, index);
     let codes = &mut tile[codes_at..][..code_bytes(dtype)];
-    let at = column * 4;
+    // Four codes at once.
+    let words: [u32; 8] = std::array::from_fn(|g| {
+        let four = &group.codes[4 * g..][..4];
+        u32::from_le_bytes([four[0], four[1], four[2], four[3]])
+    });
+    let mut put = |line: usize, word: u32| {
+        codes[line * LINE + column * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    };
     if dtype == Dtype::Q8_0 {
-        for (g, four) in group.codes.as_chunks::<4>().0.iter().enumerate() {
-            codes[g * 64 + at..][..4].copy_from_slice(four);
-        }
+        words.into_iter().enumerate().for_each(|(g, word)| put(g, word));
     } else {
-        for p in 0..4 {
-            for j in 0..4 {
-                codes[p * 64 + at + j] =
-                    (group.codes[4 * p + j] & 15) | (group.codes[16 + 4 * p + j] & 15) << 4;
-            }
-        }
+        let nibbles = words.map(|word| word & 0x0F0F_0F0F);
+        (0..4).for_each(|p| put(p, nibbles[p] | nibbles[p + 4] << 4));
     }
     match code_bytes(dtype) {
-        320 => {
-            for j in 0..4 {
-                codes[256 + at + j] =
-                    (0..8).fold(0, |bits, g| bits | (group.codes[4 * g + j] >> 4) << g);
-            }
-        }
+        320 => put(4, (0..8).fold(0, |bits, g| bits | (words[g] >> 4 & 0x0101_0101) << g)),
         384 => {
-            for (half, j) in (0..2).flat_map(|half| (0..4).map(move |j| (half, j))) {
-                let upper = |g: usize| group.codes[16 * half + 4 * g + j] >> 4;
-                codes[256 + half * 64 + at + j] =
-                    (0..4).fold(0, |bits, g| bits | upper(g) << (2 * g));
-            }
+            let upper =
+                |half: usize| (0..4).fold(0, |bits, g| bits | (words[4 * half + g] >> 4 & 0x0303_0303) << (2 * g));
+            put(4, upper(0));
+            put(5, upper(1));
         }
         _ => {}
     }
@@ -178,13 +183,7 @@ fn write_group(
 }
 
 /// The group as the file had it.
-pub(crate) fn read_group(
-    dtype: Dtype,
-    groups: usize,
-    index: usize,
-    column: usize,
-    tile: &[u8],
-) -> Group {
+pub(crate) fn read_group(dtype: Dtype, groups: usize, index: usize, column: usize, tile: &[u8]) -> Group {
     let (codes_at, scales_at) = group_at(dtype, groups, index);
     let packed = &tile[codes_at..][..code_bytes(dtype)];
     let at = column * 4;
@@ -202,8 +201,7 @@ pub(crate) fn read_group(
         nibble | upper << 4
     });
     let scales = &tile[scales_at..][..scale_bytes(dtype)];
-    let half =
-        |at: usize| u16::from_le_bytes([scales[at + column * 2], scales[at + column * 2 + 1]]);
+    let half = |at: usize| u16::from_le_bytes([scales[at + column * 2], scales[at + column * 2 + 1]]);
     let sub = index % 8;
     match dtype {
         Dtype::Q4K | Dtype::Q5K => Group {
@@ -215,27 +213,9 @@ pub(crate) fn read_group(
         },
         Dtype::Q6K => {
             let scale = |part: usize| scales[sub * 32 + part * 16 + column] as i8;
-            Group {
-                codes,
-                d: half(256),
-                m: 0,
-                scales: [scale(0), scale(1)],
-                minimum: 0,
-            }
+            Group { codes, d: half(256), m: 0, scales: [scale(0), scale(1)], minimum: 0 }
         }
-        Dtype::Q4_1 | Dtype::Q5_1 => Group {
-            codes,
-            d: half(0),
-            m: half(32),
-            scales: [1; 2],
-            minimum: -1,
-        },
-        _ => Group {
-            codes,
-            d: half(0),
-            m: 0,
-            scales: [1; 2],
-            minimum: 0,
-        },
+        Dtype::Q4_1 | Dtype::Q5_1 => Group { codes, d: half(0), m: half(32), scales: [1; 2], minimum: -1 },
+        _ => Group { codes, d: half(0), m: 0, scales: [1; 2], minimum: 0 },
     }
 }

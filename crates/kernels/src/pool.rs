@@ -7,9 +7,7 @@
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -89,34 +87,22 @@ fn generation() -> u32 {
 /// The number of threads to use: the first of OMNIDECODE_NUM_THREADS, OMP_NUM_THREADS and RAYON_NUM_THREADS that holds a
 /// positive number, else what the affinity mask and the cgroup's processor quota leave to this process.
 pub fn default_threads() -> usize {
-    [
-        "OMNIDECODE_NUM_THREADS",
-        "OMP_NUM_THREADS",
-        "RAYON_NUM_THREADS",
-    ]
-    .into_iter()
-    .find_map(|name| threads_in(&std::env::var(name).ok()?))
-    .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    ["OMNIDECODE_NUM_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"]
+        .into_iter()
+        .find_map(|name| threads_in(&std::env::var(name).ok()?))
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// A thread count as OpenMP writes it: the first of a comma-separated list; nothing where that is no positive number.
 fn threads_in(text: &str) -> Option<usize> {
-    text.split(',')
-        .next()?
-        .trim()
-        .parse()
-        .ok()
-        .filter(|&threads| threads > 0)
+    text.split(',').next()?.trim().parse().ok().filter(|&threads| threads > 0)
 }
 
 impl Pool {
     /// A pool of `threads` threads, the caller among them (0 counts as 1). Its workers start with the first loop.
     pub fn new(threads: usize) -> Pool {
         generation();
-        Pool {
-            threads: threads.max(1),
-            crew: AtomicPtr::new(std::ptr::null_mut()),
-        }
+        Pool { threads: threads.max(1), crew: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
     /// Threads that share a loop, the caller among them.
@@ -159,10 +145,7 @@ impl Pool {
     #[cold]
     fn hire(&self, old: *mut Crew) -> &Crew {
         let crew = Box::into_raw(Box::new(Crew::new(self.threads - 1)));
-        match self
-            .crew
-            .compare_exchange(old, crew, Ordering::AcqRel, Ordering::Acquire)
-        {
+        match self.crew.compare_exchange(old, crew, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: just made, and owned by the pool from here on. What stood there before belongs to the parent process:
             // its locks may be held by threads that do not exist here, so it is left alone.
             Ok(_) => unsafe { &*crew },
@@ -205,18 +188,10 @@ impl Crew {
         let shared: &'static Shared = Box::leak(Box::new(Shared::new()));
         let workers = (0..workers)
             .map_while(|index| {
-                std::thread::Builder::new()
-                    .name(format!("omnidecode-{index}"))
-                    .spawn(|| shared.work())
-                    .ok()
+                std::thread::Builder::new().name(format!("omnidecode-{index}")).spawn(|| shared.work()).ok()
             })
             .collect();
-        Crew {
-            generation: generation(),
-            dispatch: Mutex::new(()),
-            shared,
-            workers,
-        }
+        Crew { generation: generation(), dispatch: Mutex::new(()), shared, workers }
     }
 
     /// Sends the workers home and frees what they shared.
@@ -255,9 +230,7 @@ impl Shared {
         // SAFETY: the open bit is clear and nobody is inside (the last `run` waited for that), so nobody reads these. The
         // lifetime of the borrow is erased, and `run` does not return before the last reader has left.
         unsafe {
-            *self.body.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync), Body>(
-                body,
-            ));
+            *self.body.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync), Body>(body));
             *self.chunks.get() = chunks;
         }
         self.next.0.store(0, Ordering::Relaxed);
@@ -326,8 +299,7 @@ impl Shared {
         while let Some(state) = self.await_loop(seen) {
             seen = state & !(EPOCH - 1);
             // SAFETY: this worker is inside, so the caller has not returned and the body is alive.
-            let (body, chunks) =
-                unsafe { ((*self.body.get()).map(|body| &*body), *self.chunks.get()) };
+            let (body, chunks) = unsafe { ((*self.body.get()).map(|body| &*body), *self.chunks.get()) };
             if let Some(body) = body {
                 self.grab(chunks, body);
             }
@@ -346,12 +318,7 @@ impl Shared {
         loop {
             let state = self.state.0.load(Ordering::Acquire);
             if state & !(EPOCH - 1) != seen && state & OPEN != 0 {
-                if self
-                    .state
-                    .0
-                    .compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-                {
+                if self.state.0.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                     return Some(state);
                 }
                 continue;
@@ -387,17 +354,14 @@ struct Spin {
 
 impl Spin {
     fn new() -> Spin {
-        Spin {
-            turns: 0,
-            since: None,
-        }
+        Spin { turns: 0, since: None }
     }
 
     /// Waits a moment; false when the time is over.
     fn again(&mut self) -> bool {
         self.turns += 1;
         std::hint::spin_loop();
-        if self.turns % 64 == 0 {
+        if self.turns.is_multiple_of(64) {
             return self.since.get_or_insert_with(Instant::now).elapsed() < SPIN;
         }
         true
@@ -410,104 +374,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sums(pool: &Pool, chunks: usize) {
-        let hits: Vec<AtomicUsize> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
-        pool.run(chunks, &|chunk| {
-            hits[chunk].fetch_add(1, Ordering::Relaxed);
-        });
-        assert!(hits.iter().all(|hit| hit.load(Ordering::Relaxed) == 1));
-    }
-
-    #[test]
-    fn every_chunk_runs_once_for_any_number_of_threads() {
-        for threads in [0, 1, 2, 3, 8] {
-            let pool = Pool::new(threads);
-            for chunks in [0, 1, 2, 7, 100] {
-                for _ in 0..200 {
-                    sums(&pool, chunks);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn sleeping_workers_come_back() {
-        let pool = Pool::new(3);
-        for _ in 0..20 {
-            sums(&pool, 9);
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
-        let pool = Pool::new(4);
-        for bad in [0, 5, 63] {
-            let caught = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(64, &|chunk| assert!(chunk != bad, "chunk {bad} fails"));
-            }));
-            let message = *caught
-                .expect_err("must panic")
-                .downcast::<String>()
-                .expect("a message");
-            assert!(message.contains("fails"), "{message}");
-            sums(&pool, 64);
-        }
-    }
-
-    #[test]
-    fn a_loop_inside_a_chunk_runs_in_place() {
-        let pool = Pool::new(3);
-        let count = AtomicUsize::new(0);
-        pool.run(8, &|_| {
-            let here = std::thread::current().id();
-            pool.run(5, &|_| {
-                assert_eq!(std::thread::current().id(), here);
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-        });
-        assert_eq!(count.into_inner(), 40);
-    }
-
-    #[test]
-    fn several_threads_share_one_pool() {
-        let pool = Pool::new(3);
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| (0..300).for_each(|_| sums(&pool, 10)));
-            }
-        });
-    }
-
-    #[test]
-    #[cfg(unix)]
-    fn a_forked_child_gets_workers_of_its_own() {
-        let pool = Pool::new(3);
-        sums(&pool, 16);
-        // SAFETY: the child touches only this pool and leaves by `_exit`.
-        unsafe {
-            let child = libc::fork();
-            if child == 0 {
-                let ok = catch_unwind(AssertUnwindSafe(|| (0..50).for_each(|_| sums(&pool, 16))))
-                    .is_ok();
-                libc::_exit(i32::from(!ok));
-            }
-            let mut status = -1;
-            assert_eq!(libc::waitpid(child, &mut status, 0), child);
-            assert_eq!(status, 0);
-        }
-        sums(&pool, 16);
-    }
-
-    #[test]
-    fn thread_counts_are_read_as_openmp_writes_them() {
-        assert_eq!(threads_in("4"), Some(4));
-        assert_eq!(threads_in(" 3,2"), Some(3));
-        assert_eq!(threads_in("0"), None);
-        assert_eq!(threads_in("many"), None);
-        assert!(default_threads() >= 1);
-    }
-}
+mod tests;

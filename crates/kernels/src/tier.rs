@@ -25,14 +25,7 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier, weakest first.
-    pub const ALL: [Tier; 6] = [
-        Tier::Portable,
-        Tier::Neon,
-        Tier::Avx2,
-        Tier::AvxVnni,
-        Tier::Avx512,
-        Tier::Avx512Bf16,
-    ];
+    pub const ALL: [Tier; 6] = [Tier::Portable, Tier::Neon, Tier::Avx2, Tier::AvxVnni, Tier::Avx512, Tier::Avx512Bf16];
 
     /// The name that `OMNIDECODE_TIER` takes.
     pub fn name(self) -> &'static str {
@@ -54,9 +47,7 @@ impl Tier {
             Tier::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
             Tier::AvxVnni => Tier::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
@@ -71,9 +62,7 @@ impl Tier {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Bf16 => {
-                Tier::Avx512.is_available() && is_x86_feature_detected!("avx512bf16")
-            }
+            Tier::Avx512Bf16 => Tier::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
             #[allow(unreachable_patterns)]
             _ => false,
         }
@@ -81,10 +70,7 @@ impl Tier {
 
     /// Whether AVX2, FMA and F16C may be used.
     pub fn avx2(self) -> bool {
-        matches!(
-            self,
-            Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 | Tier::Avx512Bf16
-        )
+        matches!(self, Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 | Tier::Avx512Bf16)
     }
 
     /// Whether AVX-512 F, BW, DQ and VL may be used.
@@ -134,10 +120,7 @@ impl Tier {
             return Ok(wanted);
         }
         let available: Vec<_> = Tier::available().map(Tier::name).collect();
-        Err(KernelError::TierUnavailable {
-            wanted,
-            available: available.join(", "),
-        })
+        Err(KernelError::TierUnavailable { wanted, available: available.join(", ") })
     }
 }
 
@@ -154,19 +137,9 @@ mod tests {
     #[test]
     fn names_are_taken_in_any_case_and_wrong_ones_refused() {
         assert_eq!(Tier::named(" Portable "), Ok(Tier::Portable));
-        assert_eq!(
-            Tier::named("sse9"),
-            Err(KernelError::UnknownTier("sse9".into()))
-        );
-        let foreign = if cfg!(target_arch = "aarch64") {
-            Tier::Avx2
-        } else {
-            Tier::Neon
-        };
-        assert!(matches!(
-            Tier::named(foreign.name()),
-            Err(KernelError::TierUnavailable { .. })
-        ));
+        assert_eq!(Tier::named("sse9"), Err(KernelError::UnknownTier("sse9".into())));
+        let foreign = if cfg!(target_arch = "aarch64") { Tier::Avx2 } else { Tier::Neon };
+        assert!(matches!(Tier::named(foreign.name()), Err(KernelError::TierUnavailable { .. })));
     }
 
     #[test]

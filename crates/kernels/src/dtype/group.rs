@@ -33,91 +33,58 @@ pub(crate) fn offset(dtype: Dtype) -> f32 {
     }
 }
 
+#[inline(always)]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
 /// Nibbles of 16 bytes: the low ones first.
+#[inline(always)]
 fn nibbles(bytes: &[u8]) -> [u8; GROUP] {
-    std::array::from_fn(|j| {
-        if j < 16 {
-            bytes[j] & 15
-        } else {
-            bytes[j - 16] >> 4
-        }
-    })
+    let mut codes = [0; GROUP];
+    for (j, byte) in bytes[..16].iter().enumerate() {
+        codes[j] = byte & 15;
+        codes[j + 16] = byte >> 4;
+    }
+    codes
 }
 
 /// The 6-bit scale and minimum of a group, from the 12 bytes of a Q4_K or Q5_K block.
+#[inline(always)]
 fn six_bits(sub: usize, packed: &[u8]) -> (u8, u8) {
     if sub < 4 {
         (packed[sub] & 63, packed[sub + 4] & 63)
     } else {
-        (
-            (packed[sub + 4] & 15) | ((packed[sub - 4] >> 6) << 4),
-            (packed[sub + 4] >> 4) | ((packed[sub] >> 6) << 4),
-        )
+        ((packed[sub + 4] & 15) | ((packed[sub - 4] >> 6) << 4), (packed[sub + 4] >> 4) | ((packed[sub] >> 6) << 4))
     }
 }
 
 impl Group {
     /// The `index`-th group of consecutive blocks of a quantized type.
+    #[inline(always)]
     pub fn read(dtype: Dtype, blocks: &[u8], index: usize) -> Group {
         let per_block = dtype.block() / GROUP;
         let block = &blocks[index / per_block * dtype.block_bytes()..][..dtype.block_bytes()];
         let sub = index % per_block;
-        let one_level = Group {
-            codes: [0; GROUP],
-            d: u16_at(block, 0),
-            m: 0,
-            scales: [1; 2],
-            minimum: 0,
-        };
-        let with_minimum = Group {
-            m: u16_at(block, 2),
-            minimum: -1,
-            ..one_level
-        };
+        let one_level = Group { codes: [0; GROUP], d: u16_at(block, 0), m: 0, scales: [1; 2], minimum: 0 };
+        let with_minimum = Group { m: u16_at(block, 2), minimum: -1, ..one_level };
         let fifth = |at: usize, codes: [u8; GROUP]| {
-            let high = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
-            std::array::from_fn(|j| codes[j] | (((high >> j) & 1) as u8) << 4)
+            let high = &block[at..][..4];
+            std::array::from_fn(|j| codes[j] | if high[j / 8] & 1 << (j % 8) != 0 { 16 } else { 0 })
         };
         match dtype {
-            Dtype::Q4_0 => Group {
-                codes: nibbles(&block[2..]),
-                ..one_level
-            },
-            Dtype::Q4_1 => Group {
-                codes: nibbles(&block[4..]),
-                ..with_minimum
-            },
-            Dtype::Q5_0 => Group {
-                codes: fifth(2, nibbles(&block[6..])),
-                ..one_level
-            },
-            Dtype::Q5_1 => Group {
-                codes: fifth(4, nibbles(&block[8..])),
-                ..with_minimum
-            },
-            Dtype::Q8_0 => Group {
-                codes: std::array::from_fn(|j| block[2 + j] ^ 0x80),
-                ..one_level
-            },
+            Dtype::Q4_0 => Group { codes: nibbles(&block[2..]), ..one_level },
+            Dtype::Q4_1 => Group { codes: nibbles(&block[4..]), ..with_minimum },
+            Dtype::Q5_0 => Group { codes: fifth(2, nibbles(&block[6..])), ..one_level },
+            Dtype::Q5_1 => Group { codes: fifth(4, nibbles(&block[8..])), ..with_minimum },
+            Dtype::Q8_0 => Group { codes: std::array::from_fn(|j| block[2 + j] ^ 0x80), ..one_level },
             Dtype::Q4K | Dtype::Q5K => {
                 let (scale, minimum) = six_bits(sub, &block[4..16]);
-                let quants = if dtype == Dtype::Q4K {
-                    &block[16..]
-                } else {
-                    &block[48..]
-                };
+                let quants = if dtype == Dtype::Q4K { &block[16..] } else { &block[48..] };
                 let codes = std::array::from_fn(|j| {
                     let byte = quants[sub / 2 * 32 + j];
-                    let nibble = if sub % 2 == 0 { byte & 15 } else { byte >> 4 };
-                    let high = if dtype == Dtype::Q5K {
-                        (block[16 + j] >> sub) & 1
-                    } else {
-                        0
-                    };
+                    let nibble = if sub.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
+                    let high = if dtype == Dtype::Q5K { (block[16 + j] >> sub) & 1 } else { 0 };
                     nibble | high << 4
                 });
                 Group {
@@ -136,13 +103,7 @@ impl Group {
                     nibble | ((block[128 + half * 32 + j] >> (quarter * 2)) & 3) << 4
                 });
                 let scales = [block[192 + sub * 2] as i8, block[193 + sub * 2] as i8];
-                Group {
-                    codes,
-                    d: u16_at(block, 208),
-                    m: 0,
-                    scales,
-                    minimum: 0,
-                }
+                Group { codes, d: u16_at(block, 208), m: 0, scales, minimum: 0 }
             }
             Dtype::F32 | Dtype::F16 | Dtype::Bf16 => unreachable!("not a quantized type"),
         }

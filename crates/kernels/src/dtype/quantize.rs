@@ -56,19 +56,13 @@ pub fn quantize(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, KernelError> {
 
 /// The value of the largest magnitude, with its sign.
 fn largest(block: &[f32]) -> f32 {
-    block.iter().fold(
-        0.0f32,
-        |best, x| if x.abs() > best.abs() { *x } else { best },
-    )
+    block.iter().fold(0.0f32, |best, x| if x.abs() > best.abs() { *x } else { best })
 }
 
 /// The smallest value, and how far the largest is from it.
 fn span(block: &[f32]) -> (f32, f32) {
     let low = block.iter().copied().fold(f32::INFINITY, f32::min);
-    (
-        low,
-        block.iter().copied().fold(f32::NEG_INFINITY, f32::max) - low,
-    )
+    (low, block.iter().copied().fold(f32::NEG_INFINITY, f32::max) - low)
 }
 
 /// Appends `x` as f16 and returns what was stored.
@@ -80,20 +74,13 @@ fn put_f16(out: &mut Vec<u8>, x: f32) -> f32 {
 
 /// The nearest code; a block of zeros has scale 0 and may take any.
 fn code(x: f32, most: u8) -> u8 {
-    if x.is_finite() {
-        x.round().clamp(0.0, f32::from(most)) as u8
-    } else {
-        0
-    }
+    if x.is_finite() { x.round().clamp(0.0, f32::from(most)) as u8 } else { 0 }
 }
 
 /// 32 codes of 5 bits: the fifth bits, then nibbles.
 fn put_five(out: &mut Vec<u8>, codes: impl Iterator<Item = u8>) {
     let codes: Vec<u8> = codes.collect();
-    let high = codes
-        .iter()
-        .enumerate()
-        .fold(0u32, |bits, (j, code)| bits | u32::from(code >> 4) << j);
+    let high = codes.iter().enumerate().fold(0u32, |bits, (j, code)| bits | u32::from(code >> 4) << j);
     out.extend(high.to_le_bytes());
     out.extend((0..16).map(|j| (codes[j] & 15) | (codes[j + 16] & 15) << 4));
 }
@@ -110,14 +97,8 @@ fn put_k(out: &mut Vec<u8>, dtype: Dtype, block: &[f32]) {
             ((range + low + minimum) / f32::from(most), minimum)
         })
         .collect();
-    let d = put_f16(
-        out,
-        spans.iter().fold(0.0, |best, s| f32::max(best, s.0)) / 63.0,
-    );
-    let m = put_f16(
-        out,
-        spans.iter().fold(0.0, |best, s| f32::max(best, s.1)) / 63.0,
-    );
+    let d = put_f16(out, spans.iter().fold(0.0, |best, s| f32::max(best, s.0)) / 63.0);
+    let m = put_f16(out, spans.iter().fold(0.0, |best, s| f32::max(best, s.1)) / 63.0);
     let scales: Vec<u8> = spans.iter().map(|s| code(s.0 / d, 63)).collect();
     let minima: Vec<u8> = spans.iter().map(|s| code(s.1 / m, 63)).collect();
     let mut packed = [0u8; 12];
@@ -136,9 +117,7 @@ fn put_k(out: &mut Vec<u8>, dtype: Dtype, block: &[f32]) {
         })
         .collect();
     if dtype == Dtype::Q5K {
-        out.extend(
-            (0..32).map(|j| (0..8).fold(0, |bits, sub| bits | (codes[sub * 32 + j] >> 4) << sub)),
-        );
+        out.extend((0..32).map(|j| (0..8).fold(0, |bits, sub| bits | (codes[sub * 32 + j] >> 4) << sub)));
     }
     for pair in codes.chunks_exact(64) {
         out.extend((0..32).map(|j| (pair[j] & 15) | (pair[j + 32] & 15) << 4));
@@ -147,29 +126,16 @@ fn put_k(out: &mut Vec<u8>, dtype: Dtype, block: &[f32]) {
 
 /// A block of Q6_K.
 fn put_q6k(out: &mut Vec<u8>, block: &[f32]) {
-    let wanted: Vec<f32> = block
-        .chunks_exact(16)
-        .map(|part| largest(part) / -32.0)
-        .collect();
+    let wanted: Vec<f32> = block.chunks_exact(16).map(|part| largest(part) / -32.0).collect();
     let d = f16::from_f32(largest(&wanted) / -128.0);
-    let scales: Vec<i8> = wanted
-        .iter()
-        .map(|s| (code(s / d.to_f32() + 128.0, 255) ^ 0x80) as i8)
-        .collect();
-    let codes: Vec<u8> = block
-        .iter()
-        .enumerate()
-        .map(|(j, x)| code(x / (d.to_f32() * f32::from(scales[j / 16])) + 32.0, 63))
-        .collect();
+    let scales: Vec<i8> = wanted.iter().map(|s| (code(s / d.to_f32() + 128.0, 255) ^ 0x80) as i8).collect();
+    let codes: Vec<u8> =
+        block.iter().enumerate().map(|(j, x)| code(x / (d.to_f32() * f32::from(scales[j / 16])) + 32.0, 63)).collect();
     for half in codes.chunks_exact(128) {
         out.extend((0..64).map(|j| (half[j] & 15) | (half[j + 64] & 15) << 4));
     }
     for half in codes.chunks_exact(128) {
-        out.extend((0..32).map(|j| {
-            (0..4).fold(0, |bits, part| {
-                bits | (half[part * 32 + j] >> 4) << (part * 2)
-            })
-        }));
+        out.extend((0..32).map(|j| (0..4).fold(0, |bits, part| bits | (half[part * 32 + j] >> 4) << (part * 2))));
     }
     out.extend(scales.iter().map(|s| *s as u8));
     out.extend(d.to_le_bytes());

@@ -183,6 +183,7 @@ unsafe fn super_scales<C: Columns, F: Format>(scales: *const u8) -> (C::F, C::F)
 }
 
 /// Adds 32 inputs to the totals.
+#[expect(clippy::needless_range_loop, reason = "several arrays of rows walk together")]
 #[inline(always)]
 unsafe fn group<C: Columns, F: Format, const R: usize>(
     codes: *const u8,
