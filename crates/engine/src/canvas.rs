@@ -1,14 +1,15 @@
 //! A region of mask tokens in a sequence, denoised in place. Places are absolute. What is settled is handed to the
 //! reader and never changes again; everything else may be committed, remasked and edited in any order.
 use crate::error::{Error, Result};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Seen};
 use crate::plan::{KvAction, Plan, Readout, Row, Rows};
-use crate::processor;
+use crate::processor::{self, ProcessorState};
 use crate::sequence::Sequence;
 use crate::usage::{Origin, Source};
 use omnidecode_core::Token;
 use omnidecode_core::mask::Mask;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// One change of a canvas, for the report.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,26 +27,80 @@ pub struct Mark {
 /// One look at a window of a canvas.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// Places to be run.
-    pub window: Range<usize>,
-    /// Who sees whom among them; outside the window all committed places, or those of `keep`.
+    /// Places to be run, ascending.
+    pub places: Vec<usize>,
+    /// Who sees whom among them; outside of them all committed places, or those of `keep`.
     pub mask: Mask,
-    /// Whether the window's keys and values replace what was there, or are forgotten.
+    /// Whether their keys and values replace what was there, or are forgotten.
     pub refresh: bool,
-    /// What is read, of the predictions *for* the places of the window: the model's logit shift is accounted for.
+    /// What is read, of the predictions *for* places: the model's logit shift is accounted for.
     pub read: Readout,
+    /// Places whose predictions are read, ascending; `None`: all that are run. The rows that speak of them are run too
+    /// (of a shifting model, those one place before).
+    pub about: Option<Vec<usize>>,
     /// Committed places that the window may see.
     pub keep: Option<Vec<(u32, u32)>>,
-    /// Rows to stand in for the tokens of the window (soft embeddings), one a place; empty: the tokens.
+    /// Rows to stand in for the tokens (soft embeddings), one for each of `places`; empty: the tokens.
     pub rows: Vec<Row>,
+    /// Variants of the window, run side by side without seeing each other: what stands where in each, instead of the
+    /// canvas' own tokens. Empty: the canvas as it is.
+    pub drafts: Vec<Vec<(usize, Token)>>,
     /// Mixed into the seed of its choices: the number of the forward, so that a place is not drawn with the same noise
-    /// again and again.
+    /// again and again. Each draft has its own: this, and one more for each.
     pub noise: u64,
 }
 impl Look {
     /// Everybody sees everybody.
     pub fn full(window: Range<usize>, refresh: bool, read: Readout) -> Look {
-        Look { window, mask: Mask::Full, refresh, read, keep: None, rows: Vec::new(), noise: 0 }
+        Look::at(window.collect(), refresh, read)
+    }
+    /// As [`Look::full`], of any places.
+    pub fn at(places: Vec<usize>, refresh: bool, read: Readout) -> Look {
+        let (about, keep, rows, drafts) = (None, None, Vec::new(), Vec::new());
+        Look { places, mask: Mask::Full, refresh, read, about, keep, rows, drafts, noise: 0 }
+    }
+}
+
+/// What a look saw.
+#[derive(Clone, Debug)]
+pub struct View {
+    outcome: Outcome,
+    run: Vec<usize>,
+    shift: usize,
+}
+impl View {
+    /// The prediction for a place.
+    ///
+    /// # Panics
+    /// When it was not read.
+    pub fn at(&self, place: usize) -> Seen<'_> {
+        self.draft(0, place)
+    }
+    /// The prediction for a place in a draft.
+    ///
+    /// # Panics
+    /// When it was not read.
+    pub fn draft(&self, draft: usize, place: usize) -> Seen<'_> {
+        match self.run.binary_search(&place.saturating_sub(self.shift)) {
+            Ok(row) => self.outcome.row(draft * self.run.len() + row),
+            Err(_) => panic!("place {place} was not read in this forward"),
+        }
+    }
+}
+
+/// The processor that keeps tokens off a canvas.
+struct Ban(Rc<[Token]>);
+impl ProcessorState for Ban {
+    fn fork(&self) -> Box<dyn ProcessorState> {
+        Box::new(Ban(self.0.clone()))
+    }
+    fn advance(&mut self, _token: Token) {}
+    fn bend(&self, _position: usize, logits: &mut [f32]) {
+        for &token in &*self.0 {
+            if let Some(logit) = logits.get_mut(token as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 }
 
@@ -59,6 +114,8 @@ pub struct Canvas<'s> {
     written: Vec<Option<(u32, f32)>>,
     first: usize,
     history: Vec<Mark>,
+    /// Which of the sequence's processor states is [`Ban`].
+    ban: usize,
 }
 
 impl<'s> Canvas<'s> {
@@ -79,13 +136,15 @@ impl<'s> Canvas<'s> {
         let tail = seq.shared.borrow_mut().clear_tail(seq.key);
         drop(tail);
         seq.tokens.extend(std::iter::repeat_n(mask, fresh));
-        seq.with(|s| {
+        let ban = seq.with(|s| {
             s.tokens.extend(std::iter::repeat_n(mask, fresh));
             s.floor = places.start;
+            s.states.push(Box::new(Ban(Rc::new([mask]))));
+            s.states.len() - 1
         });
         let start = places.start;
         let written = vec![None; fresh];
-        Ok(Canvas { seq, start, settled: committed, mask, written, first: committed, history: Vec::new() })
+        Ok(Canvas { seq, start, settled: committed, mask, written, first: committed, history: Vec::new(), ban })
     }
 
     /// The sequence, for what is known of it.
@@ -125,39 +184,73 @@ impl<'s> Canvas<'s> {
         &self.history
     }
 
-    /// Run a window. `outcome.row(i)` speaks of place `window.start + i`.
+    /// Tokens that are never chosen for this canvas from now on; the mask token never is.
+    pub fn ban(&mut self, tokens: &[Token]) {
+        let ban = Ban(tokens.iter().copied().chain([self.mask]).collect());
+        let old = self.seq.with(|s| std::mem::replace(&mut s.states[self.ban], Box::new(ban)));
+        drop(old);
+    }
+
+    /// Run some places.
     ///
     /// # Errors
     /// As [`Sequence::forward`].
-    pub async fn look(&mut self, look: Look) -> Result<Outcome> {
-        let card = self.seq.card();
-        let Range { start, end } = look.window;
-        if start < self.start || end > self.seq.tokens.len() || start >= end {
-            return Err(Error::Plan(format!("a window {start}..{end} of the canvas {:?}", self.places())));
+    pub async fn look(&mut self, look: Look) -> Result<View> {
+        let shift = self.seq.card().shift;
+        let bad = |m: String| Err(Error::Plan(m));
+        let Look { places, mask, refresh, read, about, keep, rows, drafts, noise } = look;
+        let about = if read.is_nothing() { Vec::new() } else { about.unwrap_or_else(|| places.clone()) };
+        for places in [&places, &about] {
+            let inside = places.iter().all(|p| self.places().contains(p));
+            if !inside || places.windows(2).any(|w| w[0] >= w[1]) {
+                return bad(format!("a look at places {places:?} of the canvas {:?}: give them ascending", self.places()));
+            }
         }
-        if !look.rows.is_empty() && look.rows.len() != end - start {
-            return Err(Error::Plan(format!("{} rows for a window of {} places", look.rows.len(), end - start)));
+        if !rows.is_empty() && rows.len() != places.len() {
+            return bad(format!("{} rows for a window of {} places", rows.len(), places.len()));
         }
-        // Row j of a shifting model speaks of place j + 1: run one place more on the left, read one row less.
-        let lead = card.shift.min(start);
-        let from = start - lead;
-        let mut rows: Vec<Row> = self.seq.tokens[from..start].iter().map(|&t| Row::Token(t)).collect();
-        match look.rows.is_empty() {
-            true => rows.extend(self.seq.tokens[start..end].iter().map(|&t| Row::Token(t))),
-            false => rows.extend(look.rows),
+        if !drafts.is_empty() && (refresh || mask != Mask::Full || !rows.is_empty()) {
+            return bad("drafts of a window are plain tokens under the full mask, and are not stored".into());
         }
+        // Row j of a shifting model speaks of place j + 1.
+        let speakers: Vec<usize> = about.iter().map(|p| p.saturating_sub(shift)).collect();
+        let mut run: Vec<usize> = places.iter().chain(&speakers).copied().collect();
+        run.sort_unstable();
+        run.dedup();
+        let Some(&from) = run.first() else { return bad("a look at nothing".into()) };
+        let copies = drafts.len().max(1);
+        let mut entries = Vec::with_capacity(copies * run.len());
+        for _ in 0..copies {
+            entries.extend(run.iter().map(|&p| match places.binary_search(&p) {
+                Ok(i) if !rows.is_empty() => rows[i].clone(),
+                _ => Row::Token(self.seq.tokens[p]),
+            }));
+        }
+        for (k, &(place, token)) in drafts.iter().enumerate().flat_map(|(k, d)| d.iter().map(move |e| (k, e))) {
+            let Ok(row) = run.binary_search(&place) else {
+                return bad(format!("draft {k} fills place {place}, which is not run"));
+            };
+            entries[k * run.len() + row] = Row::Token(token);
+        }
+        let mut read_at: Vec<u32> =
+            speakers.iter().filter_map(|p| run.binary_search(p).ok()).map(|row| row as u32).collect();
+        read_at.dedup();
+        let read_at = (0..copies as u32).flat_map(|k| read_at.iter().map(move |r| (k, r)));
+        let offsets = run.iter().map(|p| (p - from) as u32);
         let plan = Plan {
-            rows,
-            mask: look.mask,
-            kv: if look.refresh { KvAction::Overwrite } else { KvAction::Discard },
+            rows: entries,
+            mask: if drafts.is_empty() { mask } else { Mask::Copies(copies) },
+            kv: if refresh { KvAction::Overwrite } else { KvAction::Discard },
             at: Some(from),
-            keep: look.keep,
-            read: look.read,
-            at_rows: Rows::These((0..(end - start) as u32).collect()),
-            noise: look.noise,
+            offsets: (0..copies).flat_map(|_| offsets.clone()).collect(),
+            keep,
+            read,
+            at_rows: Rows::These(read_at.map(|(k, r)| k * run.len() as u32 + r).collect()),
+            noise,
             ..Plan::default()
         };
-        self.seq.forward(plan).await
+        let outcome = self.seq.forward(plan).await?;
+        Ok(View { outcome, run, shift })
     }
 
     /// Decide a place.
@@ -271,6 +364,10 @@ impl<'s> Canvas<'s> {
 impl Drop for Canvas<'_> {
     fn drop(&mut self) {
         self.cut(self.settled);
-        self.seq.with(|s| s.floor = usize::MAX);
+        let old = self.seq.with(|s| {
+            s.floor = usize::MAX;
+            s.states.remove(self.ban)
+        });
+        drop(old);
     }
 }

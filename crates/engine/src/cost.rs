@@ -63,6 +63,10 @@ impl CostModel {
             (known.len() >= 2 && known[0].0 == 1).then_some(known)
         })
     }
+    /// Nanoseconds of a forward of one row, if it was measured.
+    pub fn one(&self, places: usize) -> Option<f64> {
+        if self.fixed.is_some() { None } else { self.points(places).map(|p| p[0].1) }
+    }
     /// Time of a forward relative to one row. Never falls with more rows.
     pub fn relative(&self, rows: usize, places: usize) -> f64 {
         if rows == 0 {

@@ -62,6 +62,8 @@ pub(crate) struct Executor {
     ready: Vec<usize>,
     wake: Vec<Waker>,
     old: Vec<States>,
+    /// A request ended in this turn: one that waits may start.
+    freed: bool,
 }
 
 /// The networks with their KV stores made, ready for the engine thread.
@@ -116,6 +118,7 @@ impl Executor {
             ready: Vec::new(),
             wake: Vec::new(),
             old: Vec::new(),
+            freed: false,
         }
     }
     pub fn stats(&self) -> Stats {
@@ -131,6 +134,7 @@ impl Executor {
     /// but wait.
     pub fn turn(&mut self) -> bool {
         let clock = Instant::now();
+        self.freed = false;
         let mut new = Vec::new();
         let swept = self.mail.take(&mut new, &mut self.ready);
         let max = self.shared.borrow().config.max_waiting;
@@ -158,7 +162,7 @@ impl Executor {
         if ran {
             self.shared.borrow_mut().stats.turn_ns += clock.elapsed().as_nanos() as u64;
         }
-        ran || woke
+        ran || woke || (self.freed && !self.waiting.is_empty())
     }
 
     /// Start requests, oldest first, as long as their prompts fit the pages that nobody waits for.
@@ -176,7 +180,9 @@ impl Executor {
                     .map(|(_, s)| pages(s.tokens.len() + 1).saturating_sub(s.table.pages().len())).sum();
                 let need = promised + pages(sub.request.prompt.len() + 1);
                 let slots = &inner.models[0].slots;
-                let full = inner.models[0].pool.available() < need || (slots.free() == 0 && slots.total() > 0);
+                // What never fits is started, to fail at once rather than to block the others.
+                let fits = pages(sub.request.prompt.len() + 1) <= inner.models[0].pool.total();
+                let full = fits && (inner.models[0].pool.available() < need || slots.free() == 0);
                 if self.tasks.len() >= config.max_running || full {
                     return;
                 }
@@ -267,6 +273,7 @@ impl Executor {
         gone.into_iter().for_each(abort);
     }
     fn finish(&mut self, key: usize, result: Option<Result<()>>) {
+        self.freed = true;
         let Task { future, output, meter, guarantee, .. } = self.tasks.remove(key);
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(future)));
         let result = match dropped {

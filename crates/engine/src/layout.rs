@@ -202,7 +202,6 @@ fn read(step: &mut Step, readers: &mut Vec<Reader>, index: usize, item: &mut Ite
     }
     let asked = step.asked.len()..step.asked.len() + read.logprobs.len();
     step.asked.extend_from_slice(&read.logprobs);
-    let own_first = item.rows.end - plan.rows.len();
     let all = plan.at_rows == Rows::All;
     let mut wanted: Vec<(usize, Option<usize>)> = Vec::new();
     if all {
@@ -213,6 +212,7 @@ fn read(step: &mut Step, readers: &mut Vec<Reader>, index: usize, item: &mut Ite
     item.readings.head = wanted.len();
     item.readings.first = if all { item.from } else { (item.from + item.debt).saturating_sub(1) };
     if item.complete {
+        let own_first = item.rows.end - plan.rows.len();
         let own = |i: usize| (own_first + i, Some(i));
         match &plan.at_rows {
             Rows::These(rows) => wanted.extend(rows.iter().map(|&r| own(r as usize))),
@@ -220,16 +220,21 @@ fn read(step: &mut Step, readers: &mut Vec<Reader>, index: usize, item: &mut Ite
             Rows::Own | Rows::All => wanted.extend((0..plan.rows.len()).map(own)),
         }
     }
-    let seed = if plan.noise == 0 { seq.seed } else { pair(seq.seed, plan.noise) };
+    let seed = |noise| if noise == 0 { seq.seed } else { pair(seq.seed, noise) };
     let root = item.rows.start + item.debt;
     for (row, own) in wanted {
         let position = step.rows[row].place as usize + card.shift;
         // Of debt rows, only the root has its states at hand.
+        // Copies stand for successive states of a window: each draws as the forward that would run it would.
+        let copy = match (&plan.mask, own) {
+            (omnidecode_core::mask::Mask::Copies(k), Some(i)) => i / (plan.rows.len() / k),
+            _ => 0,
+        };
         let bends = own.is_some() || (row + 1 == root && item.complete);
         step.reads.push(RowRead {
             row,
             bend: bends && !seq.states.is_empty() && (read.choice || read.logits),
-            choice: read.choice.then(|| Choice { warp: seq.warp, key: Key::new(seed, position, Purpose::Sample) }),
+            choice: read.choice.then(|| Choice { warp: seq.warp, key: Key::new(seed(plan.noise + copy as u64), position, Purpose::Sample) }),
             logprob: read.logprob && read.choice,
             top: read.top,
             stats: read.stats,

@@ -45,7 +45,7 @@ pub mod testing;
 mod text;
 mod usage;
 
-pub use canvas::{Canvas, Look, Mark};
+pub use canvas::{Canvas, Look, Mark, View};
 pub use cost::Cost;
 pub use engine::{Engine, NamedNetwork};
 pub use error::{Error, Result};

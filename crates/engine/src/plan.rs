@@ -178,7 +178,8 @@ pub struct Plan {
     pub leave: usize,
     /// Whether the root must be seen: without debt it is run again.
     pub root: bool,
-    /// Mixed into the seed of this forward's choices, for loops that draw at one position more than once.
+    /// Mixed into the seed of this forward's choices, for loops that draw at one position more than once. Each of
+    /// several copies has its own: this number, and one more for each.
     pub noise: u64,
 }
 

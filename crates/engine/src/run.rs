@@ -163,7 +163,10 @@ impl Runner {
         let rows = step.rows.len();
         let context = step.rows.iter().map(|r| r.place as usize).max().unwrap_or(0);
         model.last_rows += rows;
-        model.cost.record(rows, context, nanoseconds as f64);
+        // A forward of some layers says nothing of the others.
+        if step.segments.iter().all(|s| s.layers == (0..model.card.layers)) {
+            model.cost.record(rows, context, nanoseconds as f64);
+        }
         Ok(())
     }
 }

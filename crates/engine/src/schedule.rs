@@ -85,7 +85,7 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
             usage.cached_tokens = usage.cached_tokens.max(counted);
         }
     }
-    if plan.root && !grows && target == seq.table.len() && target > 0 && slot.partial.is_none() {
+    if plan.root && !grows && target == seq.table.len() && target > 0 {
         if seq.pinned {
             let m = "the last committed place was computed as part of a canvas: ask without the root";
             return Fit::Done(Err(Error::Plan(m.into())));
@@ -93,11 +93,19 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
         seq.table.truncate(&mut model.pool, target - 1); // the root must be seen: run it again
     }
     let from = seq.table.len();
+    if slot.partial.as_ref().is_some_and(|p| p.head > 0 && p.first + p.head != from) {
+        inner.slots[key].partial = None; // evicted half-way: all rows are run and read again
+    }
+    let plan = &inner.slots[key].plan;
     let debt = target.saturating_sub(from);
     let lost = if plan.kv == KvAction::Extend && seq.tail.lost() { seq.tail.rows.len() } else { 0 };
     let own = plan.rows.len() + lost;
     if debt == 0 && own == 0 {
         return Fit::Done(Ok(Outcome::default()));
+    }
+    let have = model.pool.total();
+    if target.div_ceil(PAGE) > have {
+        return Fit::Done(Err(Error::OutOfPages { need: target.div_ceil(PAGE), have }));
     }
     if let Some(error) = misfit(plan, target.max(from), own, &seq.tail, model.slots.total(), model.card.context) {
         return Fit::Done(Err(error));
@@ -115,6 +123,9 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
         }
     }
     let complete = chunk == debt && (chunk + own <= left || given.rows == 0);
+    if !complete && plan.root {
+        chunk = chunk.min(debt.saturating_sub(1)); // the root is seen together with the plan's own rows
+    }
     if chunk == 0 && !complete {
         return Fit::Wait; // no budget left in this step
     }

@@ -180,6 +180,21 @@ impl Sequence {
         let time = |n| model.cost.relative(n, self.tokens.len());
         if others == 0 { time(rows) } else { time(others + rows) / time(others + 1) }
     }
+    /// As [`Sequence::cost`], in units of a forward of one row of `main`'s model: what drafting on a small model costs
+    /// beside a large one. By the measured times where both are known, else by the bytes of weights that a row reads.
+    pub fn cost_beside(&self, rows: usize, main: &Sequence) -> f64 {
+        let ratio = {
+            let inner = self.shared.borrow();
+            let (mine, theirs) = (&inner.models[inner.seqs[self.key].model], &inner.models[inner.seqs[main.key].model]);
+            let places = main.tokens.len();
+            match (mine.cost.one(places), theirs.cost.one(places)) {
+                (Some(mine), Some(theirs)) => mine / theirs,
+                _ if mine.card.bytes > 0 && theirs.card.bytes > 0 => mine.card.bytes as f64 / theirs.card.bytes as f64,
+                _ => 1.0,
+            }
+        };
+        ratio * self.cost(rows)
+    }
     /// One value per engine and type, made on first use: tables shared by all requests.
     pub fn resource<T: Any>(&self, make: impl FnOnce() -> T) -> Rc<RefCell<T>> {
         self.keyed_resource(None, make)
@@ -286,15 +301,31 @@ impl Sequence {
         if checked.is_ok() {
             kept = self.walk(&tail, &verdict.path);
         }
+        {
+            let usage = &mut self.with(|s| s.meter.clone());
+            let usage = &mut usage.borrow_mut().usage;
+            usage.drafted += tail.places.iter().filter(|&&p| p as usize >= committed).count();
+            usage.accepted += self.tokens.len() - committed;
+        }
+        let last = verdict.path[..kept].last().copied().unwrap_or(ROOT);
+        self.settle(&mut tail, &verdict.path[..kept]);
+        checked?;
+        self.spoke = tail.outcome.take().and_then(|(out, before)| Some((out, shift(last, before)?)));
+        self.publish();
+        Ok(verdict.next)
+    }
+    /// Move the keys and values of a path of rows that were in flight, and whose tokens are committed, behind the
+    /// prefix, and give up the rest.
+    fn settle(&self, tail: &mut Tail, path: &[u32]) {
         let mut guard = self.shared.borrow_mut();
         let inner = &mut *guard;
         let (seq, prefix_cache) = (&mut inner.seqs[self.key], inner.config.prefix_cache);
         let model = &mut inner.models[seq.model];
         let layers = model.card.layers;
         // Without its pages, a page more, or all its layers, a row is debt.
-        let mut keep = seq.table.len() == tail.base && !tail.slots.is_empty();
-        let (grow, path) = (tail.base + kept, &verdict.path[..kept]);
-        keep = keep && kept > 0 && seq.table.grow(&mut model.pool, grow, &mut model.moves);
+        let some = !path.is_empty();
+        let mut keep = some && seq.table.len() == tail.base && !tail.slots.is_empty();
+        keep = keep && seq.table.grow(&mut model.pool, tail.base + path.len(), &mut model.moves);
         for (j, &row) in path.iter().enumerate() {
             keep = keep && tail.done[row as usize] == layers;
             if keep {
@@ -304,29 +335,20 @@ impl Sequence {
         }
         let computed = seq.table.len();
         seq.table.truncate(&mut model.pool, computed); // pages that were made writable and not used
-        seq.pinned |= keep && kept > 0 && !tail.pure;
+        seq.pinned |= keep && !tail.pure;
         if let (true, Some(salt)) = (prefix_cache, seq.shares()) {
             seq.table.publish(&mut model.pool, &seq.tokens, salt);
         }
-        {
-            let usage = &mut seq.meter.borrow_mut().usage;
-            usage.drafted += tail.places.iter().filter(|&&p| p as usize >= committed).count();
-            usage.accepted += self.tokens.len() - committed;
-        }
         model.slots.give(&mut tail.slots);
         // What was read at the last row kept tells of the token that follows.
-        let last = path.last().copied().unwrap_or(ROOT);
-        let old_states = if kept > 0 && !tail.states.is_empty() {
-            std::mem::replace(&mut seq.states, std::mem::take(&mut tail.states[last as usize]))
-        } else {
-            States::new()
+        let old_states = match path.last() {
+            Some(&last) if !tail.states.is_empty() => {
+                std::mem::replace(&mut seq.states, std::mem::take(&mut tail.states[last as usize]))
+            }
+            _ => States::new(),
         };
         drop(guard);
         drop(old_states);
-        checked?;
-        self.spoke = tail.outcome.take().and_then(|(out, before)| Some((out, shift(last, before)?)));
-        self.publish();
-        Ok(verdict.next)
     }
     /// The path must go down from the root, row by row.
     fn check_path(&self, tail: &Tail, path: &[u32]) -> Result<()> {
@@ -597,8 +619,8 @@ impl Sequence {
         }
         Ok(())
     }
-    /// Make this sequence's tokens those of `other`, keeping what is computed of the common prefix (a draft model
-    /// catching up).
+    /// Make this sequence's tokens those of `other`, keeping what is computed of them, in pages or in flight (a draft
+    /// model catching up).
     pub fn follow(&mut self, other: &Sequence) {
         let theirs = other.with(|s| s.vectors.clone());
         let mine = self.with(|s| s.vectors.clone());
@@ -606,10 +628,24 @@ impl Sequence {
             self.tokens[*i] == other.tokens[*i] && (self.tokens[*i] != LATENT || mine.get(i) == theirs.get(i))
         };
         let common = (0..self.tokens.len().min(other.tokens.len())).take_while(same).count();
-        if common < self.tokens.len() || self.with(|s| !s.tail.rows.is_empty()) {
+        let mut from = common;
+        if common < self.tokens.len() {
             self.cut(common);
+        } else {
+            let mut tail = self.with(|s| std::mem::take(&mut s.tail));
+            let path = tail.along(common, &other.tokens[common..]);
+            from += path.len();
+            let kept = &other.tokens[common..from];
+            self.tokens.extend_from_slice(kept);
+            self.with(|s| {
+                s.tokens.extend_from_slice(kept);
+                if tail.states.is_empty() {
+                    kept.iter().for_each(|&t| processor::advance(&mut s.states, t));
+                }
+            });
+            self.settle(&mut tail, &path);
         }
-        let new = &other.tokens[common..];
+        let new = &other.tokens[from..];
         self.tokens.extend_from_slice(new);
         self.prompt = self.prompt.max(other.prompt.min(self.tokens.len()));
         self.progress.end = None;

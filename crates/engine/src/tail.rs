@@ -2,6 +2,7 @@
 use crate::outcome::Outcome;
 use crate::plan::{Plan, Row};
 use crate::processor::States;
+use omnidecode_core::Token;
 use omnidecode_core::mask::Mask;
 use omnidecode_core::tail::Slot;
 use omnidecode_core::tree::ROOT;
@@ -36,6 +37,22 @@ impl Tail {
     /// Rows that lost their slots: to be run again before others can see them.
     pub fn lost(&self) -> bool {
         self.slots.is_empty() && !self.rows.is_empty()
+    }
+    /// The rows in flight that stand for `tokens`, from place `from` on: as many as there are.
+    pub fn along(&self, from: usize, tokens: &[Token]) -> Vec<u32> {
+        let (mut path, mut parent) = (Vec::new(), ROOT);
+        if !self.ordered || self.base != from {
+            return path;
+        }
+        for (j, &token) in tokens.iter().enumerate() {
+            let fits = |&i: &usize| {
+                self.parents[i] == parent && self.rows[i] == Row::Token(token) && self.places[i] as usize == from + j
+            };
+            let Some(row) = (0..self.rows.len()).find(fits) else { break };
+            parent = row as u32;
+            path.push(parent);
+        }
+        path
     }
     /// May they be given up and run again?
     pub fn can_yield(&self, layers: usize) -> bool {

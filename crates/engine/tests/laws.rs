@@ -129,7 +129,7 @@ fn drafts_save_forwards() {
         tokens as f64 / forwards as f64
     };
     assert!(mean(plain) <= 1.0);
-    for (name, make, least) in [("recycling", recycling as Make, 1.2), ("level-tree", level_tree, 1.5), ("draft-model", draft_model, 1.5)] {
+    for (name, make, least) in [("recycling", recycling as Make, 1.2), ("level-tree", level_tree, 1.3), ("draft-model", draft_model, 1.1)] {
         let got = mean(make);
         println!("{name}: {got:.2} tokens a forward of the main model");
         assert!(got > least, "{name}: {got}");

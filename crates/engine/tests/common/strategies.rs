@@ -91,7 +91,9 @@ pub fn level_tree() -> Strategy {
                 for &at in &frontier {
                     let at_row = if at == ROOT { seen.root() } else { seen.row(at as usize - (first - frontier.len())) };
                     let tokens: Vec<Token> = at_row.top().iter().map(|t| t.0).collect();
-                    tokens.into_iter().for_each(|t| drop(tree.add(at, t)));
+                    for t in tokens {
+                        tree.add(at, t);
+                    }
                 }
                 frontier = (first as u32..tree.len() as u32).collect();
                 if level + 1 < levels {
@@ -249,7 +251,7 @@ pub fn blocks(block: usize, threshold: f32) -> Strategy {
                 }
                 let mut sure: Vec<(usize, Token, f32)> = masked
                     .into_iter()
-                    .map(|p| (p, seen.row(p - start).choice(), seen.row(p - start).logprob().exp()))
+                    .map(|p| (p, seen.at(p).choice(), seen.at(p).logprob().exp()))
                     .collect();
                 sure.sort_by(|a, b| b.2.total_cmp(&a.2));
                 let n = sure.iter().filter(|s| s.2 > threshold).count().max(1);
