@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autoregressive;
+pub mod companions;
 pub mod params;
 pub mod registry;
 pub mod speculative;
@@ -14,6 +15,10 @@ pub use registry::{Card, Entry, ParamSet, RegistryError, System, find, strategy}
 
 registry::strategies! {
     autoregressive::plain,
+    speculative::draft_model,
+    speculative::dyspec,
     speculative::prompt_lookup,
+    speculative::rsd_c,
+    speculative::rsd_s,
     speculative::token_recycling,
 }
