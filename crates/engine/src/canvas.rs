@@ -203,7 +203,10 @@ impl<'s> Canvas<'s> {
         for places in [&places, &about] {
             let inside = places.iter().all(|p| self.places().contains(p));
             if !inside || places.windows(2).any(|w| w[0] >= w[1]) {
-                return bad(format!("a look at places {places:?} of the canvas {:?}: give them ascending", self.places()));
+                return bad(format!(
+                    "a look at places {places:?} of the canvas {:?}: give them ascending",
+                    self.places()
+                ));
             }
         }
         if !rows.is_empty() && rows.len() != places.len() {

@@ -45,7 +45,7 @@ pub(crate) fn lay(
     let end = item.from + item.debt;
     for place in item.from..end {
         // Rows of a block-causal model see their whole block.
-        let sees = card.block.map_or(place + 1, |b| ((place / b + 1) * b).min(end));
+        let sees = card.block.filter(|b| *b > 0).map_or(place + 1, |b| ((place / b + 1) * b).min(end));
         let spans = step.spans.len()..step.spans.len() + 1;
         step.spans.push((0, sees as u32));
         let entry = enter(step, &seq.row(place));
@@ -60,7 +60,11 @@ pub(crate) fn lay(
     }
     if item.own > 0 {
         let own = step.rows.len();
-        if plan.kv == KvAction::Overwrite { over(step, plan, seq, end) } else { in_flight(step, plan, seq, item, end) }
+        if plan.kv == KvAction::Overwrite {
+            over(step, plan, seq, end)
+        } else {
+            in_flight(step, plan, seq, item, end)
+        }
         segment(step, if split { own } else { first }, &table, layers, seq);
     }
     item.rows = first..step.rows.len();
@@ -124,10 +128,15 @@ fn in_flight(step: &mut Step, plan: &Plan, seq: &SeqState, item: &Item, end: usi
         None => tail.base..tail.base,
     };
     let from = step.spans.len();
-    step.spans.extend(outside(plan, end.max(seq.table.len()).min(if plan.at.is_some() { usize::MAX } else { tail.base }), hidden));
+    step.spans.extend(outside(
+        plan,
+        end.max(seq.table.len()).min(if plan.at.is_some() { usize::MAX } else { tail.base }),
+        hidden,
+    ));
     let spans = from..step.spans.len();
     let extras = step.extras.len();
-    step.extras.extend(tail.seen.iter().map(|&j| Visible { place: tail.places[j as usize], slot: tail.slots[j as usize] }));
+    step.extras
+        .extend(tail.seen.iter().map(|&j| Visible { place: tail.places[j as usize], slot: tail.slots[j as usize] }));
     for (i, row) in rows.zip(tail_rows) {
         let entry = enter(step, row);
         let (a, b) = tail.views[i];
@@ -194,7 +203,15 @@ fn merge(mut spans: Vec<(u32, u32)>, out: &mut Vec<(u32, u32)>) {
     }
 }
 
-fn read(step: &mut Step, readers: &mut Vec<Reader>, index: usize, item: &mut Item, plan: &Plan, seq: &SeqState, card: &ModelCard) {
+fn read(
+    step: &mut Step,
+    readers: &mut Vec<Reader>,
+    index: usize,
+    item: &mut Item,
+    plan: &Plan,
+    seq: &SeqState,
+    card: &ModelCard,
+) {
     let read = readout(plan, seq);
     item.readings = crate::outcome::Readings::start(plan, &read, card.vocab);
     if read.is_nothing() {
@@ -206,7 +223,10 @@ fn read(step: &mut Step, readers: &mut Vec<Reader>, index: usize, item: &mut Ite
     let mut wanted: Vec<(usize, Option<usize>)> = Vec::new();
     if all {
         wanted.extend((0..item.debt).map(|i| (item.rows.start + i, None)));
-    } else if item.complete && item.debt > 0 && (plan.at_rows == Rows::Own || (plan.at_rows == Rows::Last && item.own == 0)) {
+    } else if item.complete
+        && item.debt > 0
+        && (plan.at_rows == Rows::Own || (plan.at_rows == Rows::Last && item.own == 0))
+    {
         wanted.push((item.rows.start + item.debt - 1, None));
     }
     item.readings.head = wanted.len();
@@ -234,7 +254,10 @@ fn read(step: &mut Step, readers: &mut Vec<Reader>, index: usize, item: &mut Ite
         step.reads.push(RowRead {
             row,
             bend: bends && !seq.states.is_empty() && (read.choice || read.logits),
-            choice: read.choice.then(|| Choice { warp: seq.warp, key: Key::new(seed(plan.noise + copy as u64), position, Purpose::Sample) }),
+            choice: read.choice.then(|| Choice {
+                warp: seq.warp,
+                key: Key::new(seed(plan.noise + copy as u64), position, Purpose::Sample),
+            }),
             logprob: read.logprob && read.choice,
             top: read.top,
             stats: read.stats,

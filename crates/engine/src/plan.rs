@@ -100,7 +100,16 @@ impl Readout {
     pub const LOGITS: Readout = Readout::of(false, false, true);
 
     const fn of(choice: bool, stats: bool, logits: bool) -> Readout {
-        Readout { choice, logprob: false, top: 0, stats, logprobs: Vec::new(), logits, hidden: Vec::new(), mass: Vec::new() }
+        Readout {
+            choice,
+            logprob: false,
+            top: 0,
+            stats,
+            logprobs: Vec::new(),
+            logits,
+            hidden: Vec::new(),
+            mass: Vec::new(),
+        }
     }
     /// Also the choice.
     pub fn choice(self) -> Self {
@@ -242,7 +251,7 @@ impl Plan {
         let n = self.rows.len();
         let base = base as u32;
         if !self.offsets.is_empty() {
-            return self.offsets.iter().map(|o| base + o).collect();
+            return self.offsets.iter().map(|&o| base.saturating_add(o)).collect();
         }
         let first = before.last().map_or(base, |p| p + 1);
         match &self.mask {
@@ -299,7 +308,10 @@ impl Plan {
             return bad(format!("rows that enter layer {} must be hidden states", layers.start));
         }
         if n > 0 && layers.end < card.layers && self.read.needs_head() {
-            return bad(format!("rows leave at layer {} of {}: only hidden states can be read", layers.end, card.layers));
+            return bad(format!(
+                "rows leave at layer {} of {}: only hidden states can be read",
+                layers.end, card.layers
+            ));
         }
         if let Some(l) = self.read.hidden.iter().find(|&&l| l > layers.end || (l < layers.start && n > 0)) {
             return bad(format!("hidden state at layer {l} of rows that pass layers {layers:?}"));

@@ -89,7 +89,8 @@ pub fn level_tree() -> Strategy {
             for level in 0..levels {
                 let first = tree.len();
                 for &at in &frontier {
-                    let at_row = if at == ROOT { seen.root() } else { seen.row(at as usize - (first - frontier.len())) };
+                    let at_row =
+                        if at == ROOT { seen.root() } else { seen.row(at as usize - (first - frontier.len())) };
                     let tokens: Vec<Token> = at_row.top().iter().map(|t| t.0).collect();
                     for t in tokens {
                         tree.add(at, t);
@@ -249,10 +250,8 @@ pub fn blocks(block: usize, threshold: f32) -> Strategy {
                 if masked.is_empty() {
                     break;
                 }
-                let mut sure: Vec<(usize, Token, f32)> = masked
-                    .into_iter()
-                    .map(|p| (p, seen.at(p).choice(), seen.at(p).logprob().exp()))
-                    .collect();
+                let mut sure: Vec<(usize, Token, f32)> =
+                    masked.into_iter().map(|p| (p, seen.at(p).choice(), seen.at(p).logprob().exp())).collect();
                 sure.sort_by(|a, b| b.2.total_cmp(&a.2));
                 let n = sure.iter().filter(|s| s.2 > threshold).count().max(1);
                 sure[..n].iter().try_for_each(|&(p, token, c)| canvas.commit(p, token, c))?;
