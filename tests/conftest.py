@@ -9,8 +9,6 @@ import pytest
 
 from omnidecode import LLM, SamplingParams
 
-CHAT = [{"role": "user", "content": "List five animals that live in the sea, one per line."}]
-
 
 @pytest.fixture(scope="session")
 def llm() -> Iterator[LLM]:

@@ -6,9 +6,10 @@ import math
 import threading
 
 import pytest
-from conftest import CHAT
 
 from omnidecode import LLM, RequestError, RequestOutput, SamplingParams, TokenRecycling
+
+CHAT = [{"role": "user", "content": "List five animals that live in the sea, one per line."}]
 
 
 def ids(output: RequestOutput, index: int = 0) -> list[int]:
@@ -30,7 +31,9 @@ def test_one_prompt_many_prompts_text_and_ids(llm: LLM, greedy: SamplingParams) 
 
 def test_strategies_agree_and_say_what_they_cost(llm: LLM) -> None:
     for params in (SamplingParams(temperature=0, max_tokens=40), SamplingParams(temperature=1, seed=5, max_tokens=40)):
-        plain, recycled, looked = llm.chat([CHAT] * 3, params, strategy=["plain", TokenRecycling(), "prompt-lookup"])
+        recycling = TokenRecycling(adaptive=False, max_nodes=12)  # drafts whatever the machine is busy with
+        llm.chat(CHAT, params, strategy=recycling)  # fills its table
+        plain, recycled, looked = llm.chat([CHAT] * 3, params, strategy=["plain", recycling, "prompt-lookup"])
         assert ids(recycled) == ids(plain) == ids(looked)
         assert plain.outputs[0].text == recycled.outputs[0].text
         assert {o.guarantee for o in (plain, recycled, looked)} == {"exact"}

@@ -116,7 +116,8 @@ def test_generation_config_refuses(bad: dict) -> None:
 def test_strategy_classes_grow_from_the_registry() -> None:
     entries = {entry["name"]: entry for entry in registry()}
     assert {"plain", "token-recycling", "prompt-lookup"} <= set(entries)
-    for name, entry in entries.items():
+    for name in omnidecode._strategy.BUILT_IN:
+        entry = entries[name]
         assert set(entry) >= {"name", "guarantee", "needs", "parameters", "summary", "source"}
         assert entry["guarantee"] in ("exact", "distribution", "approximate")
         cls = type(omnidecode._strategy.resolve(name))

@@ -12,9 +12,10 @@ import threading
 import time
 
 import pytest
-from conftest import CHAT
 
 from omnidecode import LLM, RequestError, SamplingParams
+
+CHAT = [{"role": "user", "content": "List five animals that live in the sea, one per line."}]
 
 
 @pytest.mark.parametrize("strategy", ["plain", "token-recycling"])
@@ -42,10 +43,11 @@ def test_a_stop_string_is_never_half_said(llm: LLM) -> None:
 
 
 def test_text_never_splits_a_character(llm: LLM) -> None:
-    for delta in llm.stream(
-        "🐋🐬🦭🐳 = whale dolphin seal whale. 🐋🐬🦭🐳 = ", SamplingParams(temperature=1.2, seed=3, max_tokens=40)
-    ):
-        assert "\ufffd" not in delta.text
+    whales = "🐋🐬🦭🐳" * 3  # each character is several tokens
+    deltas = list(llm.stream(whales, SamplingParams(temperature=0, max_tokens=24)))
+    text = "".join(delta.text for delta in deltas)
+    assert "🐳" in text and "\ufffd" not in text
+    assert text == llm.detokenize([token for delta in deltas for token in delta.token_ids])
 
 
 def test_several_answers_interleave(llm: LLM) -> None:
