@@ -28,17 +28,10 @@ pub struct Bits {
 impl Bits {
     /// Nobody sees anybody: `rows` x `columns`.
     pub fn new(rows: usize, columns: usize) -> Self {
-        Self {
-            columns,
-            words: vec![0; rows * columns.div_ceil(64)],
-        }
+        Self { columns, words: vec![0; rows * columns.div_ceil(64)] }
     }
     /// A matrix from a predicate.
-    pub fn from_fn(
-        rows: usize,
-        columns: usize,
-        mut sees: impl FnMut(usize, usize) -> bool,
-    ) -> Self {
+    pub fn from_fn(rows: usize, columns: usize, mut sees: impl FnMut(usize, usize) -> bool) -> Self {
         let mut bits = Self::new(rows, columns);
         for i in 0..rows {
             for j in 0..columns {
@@ -57,9 +50,7 @@ impl Bits {
     /// Whether row i sees row j.
     pub fn get(&self, i: usize, j: usize) -> bool {
         let stride = self.columns.div_ceil(64);
-        self.words
-            .get(i * stride + j / 64)
-            .is_some_and(|w| w >> (j % 64) & 1 == 1)
+        self.words.get(i * stride + j / 64).is_some_and(|w| w >> (j % 64) & 1 == 1)
     }
     /// Rows that can be seen.
     pub fn columns(&self) -> usize {
@@ -111,33 +102,20 @@ impl Mask {
     /// `Bits` columns count first).
     pub fn check(&self, rows: usize, before: usize) -> Result<(), MaskError> {
         match self {
-            Mask::Tree(parents) if parents.len() != rows => Err(MaskError::Rows {
-                rows,
-                found: parents.len(),
-            }),
-            Mask::Tree(parents) => {
-                match (0..rows).find(|&i| parents[i] != ROOT && parents[i] as usize >= before + i) {
-                    Some(row) => Err(MaskError::Order {
-                        row,
-                        parent: parents[row],
-                    }),
-                    None => Ok(()),
-                }
-            }
+            Mask::Tree(parents) if parents.len() != rows => Err(MaskError::Rows { rows, found: parents.len() }),
+            Mask::Tree(parents) => match (0..rows).find(|&i| parents[i] != ROOT && parents[i] as usize >= before + i) {
+                Some(row) => Err(MaskError::Order { row, parent: parents[row] }),
+                None => Ok(()),
+            },
             Mask::Bits(bits) if bits.columns != before + rows || bits.rows() != rows => {
-                Err(MaskError::Rows {
-                    rows,
-                    found: bits.rows().min(bits.columns),
-                })
+                Err(MaskError::Rows { rows, found: bits.rows().min(bits.columns) })
             }
             Mask::Bits(bits) => match (0..rows).find(|&i| !bits.get(i, before + i)) {
                 Some(row) => Err(MaskError::Blind { row }),
                 None => Ok(()),
             },
             Mask::Block(0) => Err(MaskError::Windows { rows, parts: 0 }),
-            Mask::Copies(k) if *k == 0 || !rows.is_multiple_of(*k) => {
-                Err(MaskError::Windows { rows, parts: *k })
-            }
+            Mask::Copies(k) if *k == 0 || !rows.is_multiple_of(*k) => Err(MaskError::Windows { rows, parts: *k }),
             _ => Ok(()),
         }
     }
@@ -178,28 +156,17 @@ mod tests {
     use super::*;
 
     fn seen(mask: &Mask, rows: usize) -> Vec<Vec<usize>> {
-        (0..rows)
-            .map(|i| (0..rows).filter(|&j| mask.sees(i, j, rows)).collect())
-            .collect()
+        (0..rows).map(|i| (0..rows).filter(|&j| mask.sees(i, j, rows)).collect()).collect()
     }
 
     #[test]
     fn every_kind() {
         assert_eq!(seen(&Mask::Causal, 3), [vec![0], vec![0, 1], vec![0, 1, 2]]);
         assert_eq!(seen(&Mask::Full, 2), [vec![0, 1], vec![0, 1]]);
-        assert_eq!(
-            seen(&Mask::Block(2), 3),
-            [vec![0, 1], vec![0, 1], vec![0, 1, 2]]
-        );
-        assert_eq!(
-            seen(&Mask::Copies(2), 4),
-            [vec![0, 1], vec![0, 1], vec![2, 3], vec![2, 3]]
-        );
+        assert_eq!(seen(&Mask::Block(2), 3), [vec![0, 1], vec![0, 1], vec![0, 1, 2]]);
+        assert_eq!(seen(&Mask::Copies(2), 4), [vec![0, 1], vec![0, 1], vec![2, 3], vec![2, 3]]);
         let tree = Mask::Tree(vec![ROOT, 0, 0, ROOT, 2]);
-        assert_eq!(
-            seen(&tree, 5),
-            [vec![0], vec![0, 1], vec![0, 2], vec![3], vec![0, 2, 4]]
-        );
+        assert_eq!(seen(&tree, 5), [vec![0], vec![0, 1], vec![0, 2], vec![3], vec![0, 2, 4]]);
         let bits = Mask::Bits(Bits::from_fn(70, 70, |i, j| i == j || j == 69));
         assert_eq!(seen(&bits, 70)[3], [3, 69]);
     }
@@ -212,19 +179,8 @@ mod tests {
         assert!(Mask::Copies(3).check(4, 0).is_err());
         assert!(Mask::Copies(0).check(4, 0).is_err());
         assert!(Mask::Block(0).check(4, 0).is_err());
-        assert_eq!(
-            Mask::Bits(Bits::new(2, 2)).check(2, 0),
-            Err(MaskError::Blind { row: 0 })
-        );
-        assert!(
-            Mask::Bits(Bits::from_fn(2, 3, |i, j| j == i + 1))
-                .check(2, 1)
-                .is_ok()
-        );
-        assert!(
-            Mask::Bits(Bits::from_fn(2, 3, |i, j| j == i + 1))
-                .check(2, 0)
-                .is_err()
-        );
+        assert_eq!(Mask::Bits(Bits::new(2, 2)).check(2, 0), Err(MaskError::Blind { row: 0 }));
+        assert!(Mask::Bits(Bits::from_fn(2, 3, |i, j| j == i + 1)).check(2, 1).is_ok());
+        assert!(Mask::Bits(Bits::from_fn(2, 3, |i, j| j == i + 1)).check(2, 0).is_err());
     }
 }

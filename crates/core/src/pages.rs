@@ -19,6 +19,9 @@ pub struct PagePool {
     refs: Vec<u32>,
     free: Vec<PageId>,
     cache: PrefixCache,
+    /// Which pages the cache holds, and how many it holds alone.
+    cached: Vec<bool>,
+    idle: usize,
     /// Rows that copy-on-write has moved.
     pub copied_rows: u64,
     /// Pages found in the prefix cache.
@@ -32,6 +35,8 @@ impl PagePool {
             refs: vec![0; pages],
             free: (0..pages as PageId).rev().collect(),
             cache: PrefixCache::default(),
+            cached: vec![false; pages],
+            idle: 0,
             copied_rows: 0,
             prefix_hits: 0,
         }
@@ -46,12 +51,7 @@ impl PagePool {
     }
     /// Pages that can be had, giving up cached prefixes.
     pub fn available(&self) -> usize {
-        self.free.len()
-            + self
-                .cache
-                .pages()
-                .filter(|&p| self.refs[p as usize] == 1)
-                .count()
+        self.free.len() + self.idle
     }
     /// Pages that somebody other than the prefix cache holds.
     pub fn used(&self) -> usize {
@@ -62,17 +62,20 @@ impl PagePool {
     pub fn ensure(&mut self, n: usize) -> bool {
         while self.free.len() < n {
             let refs = &self.refs;
+            if self.idle == 0 {
+                return false;
+            }
             let Some(page) = self.cache.evict(|p| refs[p as usize] == 1) else {
                 return false;
             };
-            self.release(page);
+            self.forget(page);
         }
         true
     }
     /// Forget all prefixes.
     pub fn flush(&mut self) {
         let cache = std::mem::take(&mut self.cache);
-        cache.pages().for_each(|p| self.release(p));
+        cache.pages().for_each(|p| self.forget(p));
     }
     fn alloc(&mut self) -> Option<PageId> {
         if !self.ensure(1) {
@@ -83,7 +86,19 @@ impl PagePool {
         Some(page)
     }
     fn retain(&mut self, page: PageId) {
+        self.idle -= usize::from(self.cached[page as usize] && self.refs[page as usize] == 1);
         self.refs[page as usize] += 1;
+    }
+    /// The cache keeps this page, which a table holds.
+    fn remember(&mut self, page: PageId) {
+        self.retain(page);
+        self.cached[page as usize] = true;
+    }
+    /// The cache gives this page up.
+    fn forget(&mut self, page: PageId) {
+        self.idle -= usize::from(self.refs[page as usize] == 1);
+        self.cached[page as usize] = false;
+        self.release(page);
     }
     fn release(&mut self, page: PageId) {
         let refs = &mut self.refs[page as usize];
@@ -92,6 +107,7 @@ impl PagePool {
         if *refs == 0 {
             self.free.push(page);
         }
+        self.idle += usize::from(self.cached[page as usize] && self.refs[page as usize] == 1);
     }
     fn shared(&self, page: PageId) -> bool {
         self.refs[page as usize] > 1
@@ -158,9 +174,7 @@ impl PageTable {
     }
     /// Pages to be allocated before the computed places of `range` can be overwritten.
     pub fn need_over(&self, pool: &PagePool, range: Range<usize>) -> usize {
-        self.touched(range)
-            .filter(|&i| pool.shared(self.pages[i]))
-            .count()
+        self.touched(range).filter(|&i| pool.shared(self.pages[i])).count()
     }
     /// Make the computed places of `range` writable: shared pages are copied. On false nothing has changed.
     pub fn own(&mut self, pool: &mut PagePool, range: Range<usize>, moves: &mut Moves) -> bool {
@@ -177,11 +191,7 @@ impl PageTable {
     }
     fn touched(&self, range: Range<usize>) -> Range<usize> {
         let end = range.end.min(self.len);
-        if range.start >= end {
-            0..0
-        } else {
-            range.start / PAGE..end.div_ceil(PAGE)
-        }
+        if range.start >= end { 0..0 } else { range.start / PAGE..end.div_ceil(PAGE) }
     }
     fn unshare(&mut self, pool: &mut PagePool, index: usize, moves: &mut Moves) {
         let Some(new) = pool.alloc() else { return };
@@ -204,16 +214,11 @@ impl PageTable {
     pub fn fork(&self, pool: &mut PagePool) -> PageTable {
         let pages = self.pages[..self.len.div_ceil(PAGE)].to_vec();
         pages.iter().for_each(|&p| pool.retain(p));
-        PageTable {
-            pages,
-            len: self.len,
-            chain: self.chain.clone(),
-        }
+        PageTable { pages, len: self.len, chain: self.chain.clone() }
     }
 
     fn parent(&self, page: usize, salt: u64) -> u64 {
-        page.checked_sub(1)
-            .map_or_else(|| PrefixCache::origin(salt), |p| self.chain[p])
+        page.checked_sub(1).map_or_else(|| PrefixCache::origin(salt), |p| self.chain[p])
     }
     /// Let others find the pages that have become full. `tokens` are those of the sequence; every computed row must be
     /// a causal function of them alone.
@@ -228,7 +233,7 @@ impl PageTable {
             let key = PrefixCache::key(parent, here);
             self.chain.push(key);
             if pool.cache.insert(key, parent, here, self.pages[index]) {
-                pool.retain(self.pages[index]);
+                pool.remember(self.pages[index]);
             }
         }
         self.touch(pool);

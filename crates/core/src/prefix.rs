@@ -48,25 +48,13 @@ impl PrefixCache {
             return false;
         };
         self.clock += 1;
-        self.entries.insert(
-            key,
-            Entry {
-                page,
-                parent,
-                tokens,
-                tick: self.clock,
-            },
-        );
+        self.entries.insert(key, Entry { page, parent, tokens, tick: self.clock });
         self.order.insert(self.clock, key);
         true
     }
     /// Forget the least recently used page for which `idle` holds.
     pub fn evict(&mut self, idle: impl Fn(PageId) -> bool) -> Option<PageId> {
-        let (tick, key) = self
-            .order
-            .iter()
-            .find(|(_, key)| idle(self.entries[key].page))
-            .map(|(t, k)| (*t, *k))?;
+        let (tick, key) = self.order.iter().find(|(_, key)| idle(self.entries[key].page)).map(|(t, k)| (*t, *k))?;
         self.order.remove(&tick);
         self.entries.remove(&key).map(|e| e.page)
     }

@@ -13,10 +13,7 @@ pub struct TailSlots {
 impl TailSlots {
     /// `count` slots from `first` on.
     pub fn new(first: usize, count: usize) -> Self {
-        Self {
-            free: (first..first + count).rev().map(|s| s as Slot).collect(),
-            total: count,
-        }
+        Self { free: (first..first + count).rev().map(|s| s as Slot).collect(), total: count }
     }
     /// Take `n` slots, appended to `out`; false and nothing taken when there are fewer.
     pub fn take(&mut self, n: usize, out: &mut Vec<Slot>) -> bool {
@@ -30,10 +27,7 @@ impl TailSlots {
     /// Give slots back; `slots` is left empty.
     pub fn give(&mut self, slots: &mut Vec<Slot>) {
         self.free.extend(slots.drain(..).rev());
-        debug_assert!(
-            self.free.len() <= self.total,
-            "a tail slot was given back twice"
-        );
+        debug_assert!(self.free.len() <= self.total, "a tail slot was given back twice");
     }
     /// Slots that can be taken.
     pub fn free(&self) -> usize {
@@ -63,10 +57,6 @@ mod tests {
         assert_eq!((tail.free(), tail.used(), tail.total()), (1, 3, 4));
         tail.give(&mut mine);
         assert!(mine.is_empty() && tail.take(4, &mut mine));
-        assert_eq!(
-            mine,
-            [64, 65, 66, 67],
-            "the order of slots is the same again"
-        );
+        assert_eq!(mine, [64, 65, 66, 67], "the order of slots is the same again");
     }
 }

@@ -32,24 +32,14 @@ pub struct DraftTree {
 impl DraftTree {
     /// An empty tree: verifying it is a plain step.
     pub fn new(proposal: Proposal) -> Self {
-        Self {
-            proposal,
-            ..Self::default()
-        }
+        Self { proposal, ..Self::default() }
     }
 
     /// Tokens that follow one another.
     pub fn chain(tokens: Vec<Token>, proposal: Proposal) -> Self {
-        let parents = (0..tokens.len() as u32)
-            .map(|i| i.checked_sub(1).unwrap_or(ROOT))
-            .collect();
+        let parents = (0..tokens.len() as u32).map(|i| i.checked_sub(1).unwrap_or(ROOT)).collect();
         let depths = (0..tokens.len() as u32).collect();
-        Self {
-            tokens,
-            parents,
-            depths,
-            proposal,
-        }
+        Self { tokens, parents, depths, proposal }
     }
 
     /// A tree from its arrays; `None` unless the lengths agree and every parent stands before its child.
@@ -72,11 +62,7 @@ impl DraftTree {
     /// # Panics
     /// When `parent` is no node of this tree: a bug in the drafter, not a matter of input.
     pub fn add(&mut self, parent: u32, token: Token) -> u32 {
-        let depth = if parent == ROOT {
-            0
-        } else {
-            self.depths[parent as usize] + 1
-        };
+        let depth = if parent == ROOT { 0 } else { self.depths[parent as usize] + 1 };
         self.tokens.push(token);
         self.parents.push(parent);
         self.depths.push(depth);
@@ -114,14 +100,11 @@ impl DraftTree {
     /// Children of a node in draw order.
     pub fn children(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
         let from = if node == ROOT { 0 } else { node as usize + 1 };
-        (from..self.len())
-            .filter(move |&i| self.parents[i] == node)
-            .map(|i| i as u32)
+        (from..self.len()).filter(move |&i| self.parents[i] == node).map(|i| i as u32)
     }
     /// The first child with this token.
     pub fn child(&self, node: u32, token: Token) -> Option<u32> {
-        self.children(node)
-            .find(|&c| self.tokens[c as usize] == token)
+        self.children(node).find(|&c| self.tokens[c as usize] == token)
     }
     /// Nodes from the first level down to `node`.
     pub fn path(&self, node: u32) -> Vec<u32> {
@@ -141,9 +124,7 @@ impl DraftTree {
         for (i, &parent) in self.parents.iter().enumerate() {
             if parent != ROOT {
                 let (above, here) = bits.split_at_mut(i * words);
-                here[..words].copy_from_slice(
-                    &above[parent as usize * words..(parent as usize + 1) * words],
-                );
+                here[..words].copy_from_slice(&above[parent as usize * words..(parent as usize + 1) * words]);
             }
             bits[i * words + i / 64] |= 1 << (i % 64);
         }
@@ -163,9 +144,7 @@ impl DraftTree {
     /// A cut by rank does not depend on what was drawn, so a sampled tree keeps its law as long as `nodes` and
     /// `levels` do not depend on the draws either.
     pub fn cut(&self, nodes: usize, levels: usize) -> DraftTree {
-        let mut order: Vec<usize> = (0..self.len())
-            .filter(|&i| (self.depths[i] as usize) < levels)
-            .collect();
+        let mut order: Vec<usize> = (0..self.len()).filter(|&i| (self.depths[i] as usize) < levels).collect();
         order.sort_by_key(|&i| self.depths[i]);
         // Within a level the order of parents decides first, so that a node's children stay together.
         let mut rank = vec![usize::MAX; self.len()];
@@ -174,28 +153,14 @@ impl DraftTree {
         while from < order.len() {
             let depth = self.depths[order[from]];
             let to = from + order[from..].partition_point(|&i| self.depths[i] == depth);
-            order[from..to].sort_by_key(|&i| {
-                (
-                    self.parents[i]
-                        .checked_add(1)
-                        .map_or(0, |p| rank[p as usize - 1]),
-                    i,
-                )
-            });
+            order[from..to].sort_by_key(|&i| (self.parents[i].checked_add(1).map_or(0, |p| rank[p as usize - 1]), i));
             for &i in &order[from..to] {
                 if tree.len() == nodes {
                     return tree;
                 }
                 rank[i] = tree.len();
                 let parent = self.parents[i];
-                tree.add(
-                    if parent == ROOT {
-                        ROOT
-                    } else {
-                        rank[parent as usize] as u32
-                    },
-                    self.tokens[i],
-                );
+                tree.add(if parent == ROOT { ROOT } else { rank[parent as usize] as u32 }, self.tokens[i]);
             }
             from = to;
         }
@@ -222,10 +187,7 @@ mod tests {
     fn ancestors_and_paths() {
         let t = sample();
         assert_eq!(t.path(2), [0, 1, 2]);
-        assert_eq!(
-            t.ancestor_bits(),
-            [0b1, 0b11, 0b111, 0b1000, 0b11000, 0b100001]
-        );
+        assert_eq!(t.ancestor_bits(), [0b1, 0b11, 0b111, 0b1000, 0b11000, 0b100001]);
         assert_eq!(t.children(ROOT).collect::<Vec<_>>(), [0, 3]);
         assert_eq!(t.children(0).collect::<Vec<_>>(), [1, 5]);
         assert_eq!(t.child(0, 13), Some(5));
@@ -249,10 +211,7 @@ mod tests {
         assert_eq!(c.path(2), [0, 1, 2]);
         assert!(DraftTree::from_parents(vec![1, 2], &[1, ROOT], Proposal::Deterministic).is_none());
         assert!(DraftTree::from_parents(vec![1], &[], Proposal::Deterministic).is_none());
-        assert_eq!(
-            DraftTree::from_parents(vec![5, 6, 7], &[ROOT, 0, 1], Proposal::Deterministic),
-            Some(c)
-        );
+        assert_eq!(DraftTree::from_parents(vec![5, 6, 7], &[ROOT, 0, 1], Proposal::Deterministic), Some(c));
     }
 
     #[test]

@@ -41,11 +41,7 @@ impl Round {
     /// `p`: the warped target law at the node; `q`: the warped law its children were drawn from.
     pub fn new(p: &[f32], q: &[f32], replacement: bool) -> Self {
         let wide = |law: &[f32]| law.iter().map(|&x| f64::from(x)).collect();
-        Self {
-            rest: wide(p),
-            draft: wide(q),
-            replacement,
-        }
+        Self { rest: wide(p), draft: wide(q), replacement }
     }
     /// Probability that a sibling `y` drawn now is accepted.
     pub fn acceptance(&self, y: Token) -> f64 {
@@ -60,12 +56,7 @@ impl Round {
     }
     /// `y` was refused. False when no further sibling can exist.
     pub fn refuse(&mut self, y: Token) -> bool {
-        let left: f64 = self
-            .rest
-            .iter()
-            .zip(&self.draft)
-            .map(|(r, d)| (r - d).max(0.0))
-            .sum();
+        let left: f64 = self.rest.iter().zip(&self.draft).map(|(r, d)| (r - d).max(0.0)).sum();
         if left > 0.0 {
             for (r, d) in self.rest.iter_mut().zip(&self.draft) {
                 *r = (*r - d).max(0.0) / left;
@@ -110,28 +101,18 @@ impl KSeq {
         let (mut low, mut high) = (1.0, k.max(1) as f64);
         for _ in 0..100 {
             let rho = 0.5 * (low + high);
-            if hit(beta(rho)) >= rho * beta(rho) {
-                low = rho
-            } else {
-                high = rho
-            }
+            if hit(beta(rho)) >= rho * beta(rho) { low = rho } else { high = rho }
         }
         let rho = 0.5 * (low + high);
         let (b, accept) = (beta(rho), hit(beta(rho)));
         let share = if b > 0.0 { accept / b } else { 0.0 };
-        let rest = pairs()
-            .map(|(p, q)| (p - q.min(p / rho) * share).max(0.0))
-            .collect();
+        let rest = pairs().map(|(p, q)| (p - q.min(p / rho) * share).max(0.0)).collect();
         Self { rho, accept, rest }
     }
     /// Probability that one candidate `y` is accepted.
     pub fn acceptance(&self, p: &[f32], q: &[f32], y: Token) -> f64 {
         let (p, q) = (f64::from(p[y as usize]), f64::from(q[y as usize]));
-        if p <= 0.0 {
-            0.0
-        } else {
-            (p / (self.rho * q)).min(1.0)
-        }
+        if p <= 0.0 { 0.0 } else { (p / (self.rho * q)).min(1.0) }
     }
 }
 
@@ -173,10 +154,7 @@ pub fn rejection<P: AsRef<[f32]>, Q: AsRef<[f32]>>(
         let bonus = Key::new(noise.seed, position, Purpose::Residual).uniform(0);
         let children: Vec<u32> = tree.children(at).collect();
         if children.is_empty() {
-            return Verdict {
-                path,
-                next: draw(p, bonus),
-            };
+            return Verdict { path, next: draw(p, bonus) };
         }
         let q = draft(at);
         let q = q.as_ref();
@@ -192,14 +170,7 @@ pub fn rejection<P: AsRef<[f32]>, Q: AsRef<[f32]>>(
             }
             Err(rest) => {
                 let some = rest.iter().any(|&r| r > 0.0);
-                return Verdict {
-                    path,
-                    next: if some {
-                        draw(&rest, bonus)
-                    } else {
-                        draw(p, bonus)
-                    },
-                };
+                return Verdict { path, next: if some { draw(&rest, bonus) } else { draw(p, bonus) } };
             }
         }
     }
@@ -226,17 +197,10 @@ fn by_rounds(
     Err(round.rest)
 }
 
-fn by_k_seq(
-    tree: &DraftTree,
-    children: &[u32],
-    p: &[f32],
-    q: &[f32],
-    coin: Key,
-) -> Result<u32, Vec<f64>> {
+fn by_k_seq(tree: &DraftTree, children: &[u32], p: &[f32], q: &[f32], coin: Key) -> Result<u32, Vec<f64>> {
     let law = KSeq::new(p, q, children.len());
-    let accepted = |(k, child): (usize, &u32)| {
-        coin.uniform(k as u64) < law.acceptance(p, q, tree.tokens()[*child as usize])
-    };
+    let accepted =
+        |(k, child): (usize, &u32)| coin.uniform(k as u64) < law.acceptance(p, q, tree.tokens()[*child as usize]);
     match children.iter().enumerate().find(|c| accepted(*c)) {
         Some((_, &child)) => Ok(child),
         None => Err(law.rest),
@@ -264,11 +228,7 @@ pub fn typical<P: AsRef<[f32]>>(
         }
         let p = law(at);
         let p = p.as_ref();
-        let entropy: f64 = p
-            .iter()
-            .filter(|x| **x > 0.0)
-            .map(|&x| -f64::from(x) * f64::from(x).ln())
-            .sum();
+        let entropy: f64 = p.iter().filter(|x| **x > 0.0).map(|&x| -f64::from(x) * f64::from(x).ln()).sum();
         let floor = epsilon.min(alpha * (-entropy).exp());
         for child in tree.children(at) {
             let x = f64::from(p[tree.tokens()[child as usize] as usize]);
@@ -277,8 +237,5 @@ pub fn typical<P: AsRef<[f32]>>(
             }
         }
     }
-    Verdict {
-        path: tree.path(best.2),
-        next: choice(best.2),
-    }
+    Verdict { path: tree.path(best.2), next: choice(best.2) }
 }

@@ -32,9 +32,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// What a row holds when it is a causal function of the tokens: the whole prefix, hashed.
 fn pure(tokens: &[Token]) -> u64 {
-    tokens
-        .iter()
-        .fold(1, |h, &t| omnidecode_core::noise::pair(h, u64::from(t)))
+    tokens.iter().fold(1, |h, &t| omnidecode_core::noise::pair(h, u64::from(t)))
 }
 
 struct World {
@@ -79,25 +77,13 @@ impl World {
         for (table, _, rows, _) in &self.tables {
             assert_eq!(table.len(), rows.len());
             for (place, want) in rows.iter().enumerate() {
-                assert_eq!(
-                    self.store[table.slot(place) as usize],
-                    *want,
-                    "place {place}"
-                );
+                assert_eq!(self.store[table.slot(place) as usize], *want, "place {place}");
             }
         }
-        let mut held: Vec<u32> = self
-            .tables
-            .iter()
-            .flat_map(|t| t.0.pages().iter().copied())
-            .collect();
+        let mut held: Vec<u32> = self.tables.iter().flat_map(|t| t.0.pages().iter().copied()).collect();
         held.sort_unstable();
         held.dedup();
-        assert_eq!(
-            self.pool.used(),
-            held.len(),
-            "pages in use are exactly those some table holds"
-        );
+        assert_eq!(self.pool.used(), held.len(), "pages in use are exactly those some table holds");
     }
 }
 
@@ -184,16 +170,8 @@ fn prefixes_are_found_salted_and_forgotten_oldest_first() {
     };
     assert_eq!(fill(&mut pool, &mut moves, &tokens, 0), 0);
     assert_eq!(fill(&mut pool, &mut moves, &tokens, 0), 96);
-    assert_eq!(
-        fill(&mut pool, &mut moves, &tokens, 1),
-        0,
-        "another salt shares nothing"
-    );
-    assert_eq!(
-        fill(&mut pool, &mut moves, &tokens[..96], 0),
-        64,
-        "one token is always left to run"
-    );
+    assert_eq!(fill(&mut pool, &mut moves, &tokens, 1), 0, "another salt shares nothing");
+    assert_eq!(fill(&mut pool, &mut moves, &tokens[..96], 0), 64, "one token is always left to run");
     assert_eq!(fill(&mut pool, &mut moves, &tokens, 0), 96);
     assert_eq!(pool.used(), 0);
     // Six pages are cached, two are free: four more give up two cached ones, the oldest chain from its end.
@@ -201,14 +179,7 @@ fn prefixes_are_found_salted_and_forgotten_oldest_first() {
     assert!(t.grow(&mut pool, 4 * PAGE, &mut moves));
     assert_eq!(pool.available(), 4);
     let mut again = PageTable::default();
-    assert_eq!(
-        again.adopt(&mut pool, &tokens, 0),
-        96,
-        "the chain used last is whole"
-    );
-    assert!(
-        !PageTable::default().grow(&mut pool, 3 * PAGE, &mut moves),
-        "one cached page alone is left to give"
-    );
+    assert_eq!(again.adopt(&mut pool, &tokens, 0), 96, "the chain used last is whole");
+    assert!(!PageTable::default().grow(&mut pool, 3 * PAGE, &mut moves), "one cached page alone is left to give");
     assert!(PageTable::default().grow(&mut pool, PAGE, &mut moves));
 }

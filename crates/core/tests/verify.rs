@@ -2,9 +2,7 @@
 use omnidecode_core::law::draw;
 use omnidecode_core::noise::{Key, Purpose, pair, unit};
 use omnidecode_core::tree::{DraftTree, Proposal, ROOT};
-use omnidecode_core::verify::{
-    KSeq, Noise, Round, Rule, Verdict, rejection, target_match, typical,
-};
+use omnidecode_core::verify::{KSeq, Noise, Round, Rule, Verdict, rejection, target_match, typical};
 
 const P: [f32; 5] = [0.50, 0.20, 0.15, 0.10, 0.05];
 const Q: [f32; 5] = [0.20, 0.40, 0.10, 0.25, 0.05];
@@ -13,11 +11,7 @@ const Q: [f32; 5] = [0.20, 0.40, 0.10, 0.25, 0.05];
 fn enumerate(round: Round, k: usize, weight: f64, law: &mut [f64; 5]) -> f64 {
     let total: f64 = round.rest().iter().sum();
     if k == 0 {
-        round
-            .rest()
-            .iter()
-            .enumerate()
-            .for_each(|(v, r)| law[v] += weight * r / total);
+        round.rest().iter().enumerate().for_each(|(v, r)| law[v] += weight * r / total);
         return 0.0;
     }
     let mut accepted = 0.0;
@@ -41,32 +35,20 @@ fn close(a: f64, b: f64, within: f64) {
 
 #[test]
 fn golden_table() {
-    let rows = [
-        (1, 0.65, 0.65, 1.0, 0.65),
-        (2, 0.755, 0.805238, 1.460328, 0.788098),
-    ];
-    let rows = rows.into_iter().chain([
-        (3, 0.819, 0.910823, 1.792593, 0.858519),
-        (4, 0.8552, 0.975442, 2.030036, 0.906007),
-    ]);
+    let rows = [(1, 0.65, 0.65, 1.0, 0.65), (2, 0.755, 0.805238, 1.460328, 0.788098)];
+    let rows =
+        rows.into_iter().chain([(3, 0.819, 0.910823, 1.792593, 0.858519), (4, 0.8552, 0.975442, 2.030036, 0.906007)]);
     for (k, iid, without, rho, kseq) in rows {
         for (replacement, want) in [(true, iid), (false, without)] {
             let mut law = [0.0; 5];
-            close(
-                enumerate(Round::new(&P, &Q, replacement), k, 1.0, &mut law),
-                want,
-                1e-6,
-            );
+            close(enumerate(Round::new(&P, &Q, replacement), k, 1.0, &mut law), want, 1e-6);
             // f32 inputs: the law is the target's to their rounding
             (0..5).for_each(|v| close(law[v], f64::from(P[v]), 1e-7));
         }
         let solved = KSeq::new(&P, &Q, k);
         close(solved.rho, rho, 1e-6);
         close(solved.accept, kseq, 1e-6);
-        let miss: f64 = 1.0
-            - (0..5)
-                .map(|v| f64::from(Q[v]) * solved.acceptance(&P, &Q, v as u32))
-                .sum::<f64>();
+        let miss: f64 = 1.0 - (0..5).map(|v| f64::from(Q[v]) * solved.acceptance(&P, &Q, v as u32)).sum::<f64>();
         let tries = (1.0 - miss.powi(k as i32)) / (1.0 - miss);
         for v in 0..5 {
             let taken = f64::from(Q[v]) * solved.acceptance(&P, &Q, v as u32) * tries;
@@ -75,19 +57,12 @@ fn golden_table() {
     }
     let mut round = Round::new(&P, &Q, true);
     round.refuse(1);
-    [6.0 / 7.0, 0.0, 1.0 / 7.0, 0.0, 0.0]
-        .iter()
-        .zip(round.rest())
-        .for_each(|(a, b)| close(*a, *b, 1e-6));
+    [6.0 / 7.0, 0.0, 1.0 / 7.0, 0.0, 0.0].iter().zip(round.rest()).for_each(|(a, b)| close(*a, *b, 1e-6));
     // V1 over the draft's top-K: the mass of the target on them.
     let mut order: Vec<usize> = (0..5).collect();
     order.sort_by(|&a, &b| Q[b].total_cmp(&Q[a]));
     for (k, want) in [(1, 0.20), (2, 0.30), (3, 0.80)] {
-        close(
-            order[..k].iter().map(|&v| f64::from(P[v])).sum(),
-            want,
-            1e-6,
-        );
+        close(order[..k].iter().map(|&v| f64::from(P[v])).sum(), want, 1e-6);
     }
 }
 
@@ -95,27 +70,12 @@ fn golden_table() {
 fn chain_extremes() {
     let chain = DraftTree::chain(vec![0, 2, 1], Proposal::Sampled { replacement: false });
     for seed in 0..200 {
-        let same = rejection(
-            &chain,
-            Rule::Recursive,
-            Noise { seed, base: 9 },
-            |_| P,
-            |_| P,
-        );
+        let same = rejection(&chain, Rule::Recursive, Noise { seed, base: 9 }, |_| P, |_| P);
         assert_eq!(same.path, [0, 1, 2], "q = p keeps everything");
         let (left, right) = ([0.5f32, 0.5, 0.0, 0.0], [0.0f32, 0.0, 0.5, 0.5]);
         let alien = DraftTree::chain(vec![2, 3], Proposal::Sampled { replacement: false });
-        let none = rejection(
-            &alien,
-            Rule::Recursive,
-            Noise { seed, base: 9 },
-            |_| left,
-            |_| right,
-        );
-        assert!(
-            none.path.is_empty() && none.next < 2,
-            "disjoint supports keep nothing"
-        );
+        let none = rejection(&alien, Rule::Recursive, Noise { seed, base: 9 }, |_| left, |_| right);
+        assert!(none.path.is_empty() && none.next < 2, "disjoint supports keep nothing");
     }
 }
 
@@ -126,21 +86,11 @@ fn greedy_target_reduces_to_matching() {
     tree.add(ROOT, 0);
     tree.add(a, 2);
     tree.add(1, 3);
-    let p = |node: u32| -> [f32; 5] {
-        std::array::from_fn(|v| f32::from(u8::from(v == if node == ROOT { 0 } else { 3 })))
-    };
+    let p =
+        |node: u32| -> [f32; 5] { std::array::from_fn(|v| f32::from(u8::from(v == if node == ROOT { 0 } else { 3 }))) };
     let verdict = rejection(&tree, Rule::Recursive, Noise { seed: 1, base: 0 }, p, |_| Q);
-    assert_eq!(
-        verdict,
-        target_match(&tree, |node| if node == ROOT { 0 } else { 3 })
-    );
-    assert_eq!(
-        verdict,
-        Verdict {
-            path: vec![1, 3],
-            next: 3
-        }
-    );
+    assert_eq!(verdict, target_match(&tree, |node| if node == ROOT { 0 } else { 3 }));
+    assert_eq!(verdict, Verdict { path: vec![1, 3], next: 3 });
 }
 
 #[test]
@@ -186,10 +136,7 @@ impl World {
             std::array::from_fn(|v| (g[v] / sum) as f32)
         };
         let contexts = (0..=DEPTH as u32).map(|d| V.pow(d)).sum::<usize>();
-        World {
-            p: (0..contexts).map(&mut table).collect(),
-            q: (0..contexts).map(&mut table).collect(),
-        }
+        World { p: (0..contexts).map(&mut table).collect(), q: (0..contexts).map(&mut table).collect() }
     }
     fn context(tokens: &[u32]) -> usize {
         tokens.iter().fold(0, |c, &t| c * V + t as usize + 1)
@@ -198,17 +145,13 @@ impl World {
         (0..V.pow(DEPTH as u32))
             .map(|code| {
                 let tokens = decode(code);
-                (0..DEPTH)
-                    .map(|d| f64::from(self.p[Self::context(&tokens[..d])][tokens[d] as usize]))
-                    .product()
+                (0..DEPTH).map(|d| f64::from(self.p[Self::context(&tokens[..d])][tokens[d] as usize])).product()
             })
             .collect()
     }
 }
 fn decode(code: usize) -> Vec<u32> {
-    (0..DEPTH)
-        .map(|d| (code / V.pow((DEPTH - 1 - d) as u32) % V) as u32)
-        .collect()
+    (0..DEPTH).map(|d| (code / V.pow((DEPTH - 1 - d) as u32) % V) as u32).collect()
 }
 
 struct Draws {
@@ -223,10 +166,7 @@ impl Draws {
 }
 
 fn path_tokens(tree: &DraftTree, node: u32) -> Vec<u32> {
-    tree.path(node)
-        .iter()
-        .map(|&n| tree.tokens()[n as usize])
-        .collect()
+    tree.path(node).iter().map(|&n| tree.tokens()[n as usize]).collect()
 }
 
 /// `branch[d]` siblings at depth d.
@@ -259,10 +199,7 @@ fn by_stochastic_beam(w: &World, width: usize, levels: usize, draws: &mut Draws)
         for &(at, phi, psi) in &beam {
             let law = w.q[World::context(&path_tokens(&tree, at))];
             let scores: Vec<f64> = law.iter().map(|&q| phi + f64::from(q).ln()).collect();
-            let noisy: Vec<f64> = scores
-                .iter()
-                .map(|s| s - (-draws.next().ln()).ln())
-                .collect();
+            let noisy: Vec<f64> = scores.iter().map(|s| s - (-draws.next().ln()).ln()).collect();
             let z = noisy.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             for v in 0..V {
                 let bound = -((-psi).exp() - (-z).exp() + (-noisy[v]).exp()).ln();
@@ -271,10 +208,7 @@ fn by_stochastic_beam(w: &World, width: usize, levels: usize, draws: &mut Draws)
         }
         all.sort_by(|a, b| b.3.total_cmp(&a.3));
         all.truncate(width);
-        beam = all
-            .into_iter()
-            .map(|(at, y, phi, psi)| (tree.add(at, y), phi, psi))
-            .collect();
+        beam = all.into_iter().map(|(at, y, phi, psi)| (tree.add(at, y), phi, psi)).collect();
     }
     tree
 }
@@ -282,12 +216,9 @@ fn by_stochastic_beam(w: &World, width: usize, levels: usize, draws: &mut Draws)
 /// DySpec's heap (sheet 15): the next draw is made where it is most likely to be accepted, known before drawing.
 fn by_heap(w: &World, nodes: usize, draws: &mut Draws) -> DraftTree {
     let mut tree = DraftTree::new(Proposal::Sampled { replacement: false });
-    let mut heap: Vec<(f64, u32, Vec<f64>)> =
-        vec![(1.0, ROOT, w.q[0].iter().map(|&x| f64::from(x)).collect())];
+    let mut heap: Vec<(f64, u32, Vec<f64>)> = vec![(1.0, ROOT, w.q[0].iter().map(|&x| f64::from(x)).collect())];
     while tree.len() < nodes && !heap.is_empty() {
-        let best = (0..heap.len())
-            .max_by(|&a, &b| heap[a].0.total_cmp(&heap[b].0))
-            .unwrap();
+        let best = (0..heap.len()).max_by(|&a, &b| heap[a].0.total_cmp(&heap[b].0)).unwrap();
         let (value, at, mut law) = heap.swap_remove(best);
         let total: f64 = law.iter().sum();
         let y = draw(&law, draws.next());
@@ -299,11 +230,7 @@ fn by_heap(w: &World, nodes: usize, draws: &mut Draws) -> DraftTree {
         }
         if tree.depth(node) + 1 < DEPTH {
             let q = w.q[World::context(&path_tokens(&tree, node))];
-            heap.push((
-                value * share,
-                node,
-                q.iter().map(|&x| f64::from(x)).collect(),
-            ));
+            heap.push((value * share, node, q.iter().map(|&x| f64::from(x)).collect()));
         }
     }
     tree
@@ -314,13 +241,7 @@ type Judge<'a> = dyn Fn(&World, &DraftTree, u64) -> Verdict + 'a;
 fn honest(rule: Rule) -> impl Fn(&World, &DraftTree, u64) -> Verdict {
     move |w, tree, seed| {
         let law = |laws: &Vec<[f32; V]>, at| laws[World::context(&path_tokens(tree, at))];
-        rejection(
-            tree,
-            rule,
-            Noise { seed, base: 0 },
-            |at| law(&w.p, at),
-            |at| law(&w.q, at),
-        )
+        rejection(tree, rule, Noise { seed, base: 0 }, |at| law(&w.p, at), |at| law(&w.q, at))
     }
 }
 
@@ -331,19 +252,9 @@ fn simulate(grow: &dyn Fn(&World, &mut Draws) -> DraftTree, judge: &Judge) -> (f
     let mut counts = vec![0.0; exact.len()];
     for run in 0..RUNS {
         let seed = pair(99, run as u64);
-        let tree = grow(
-            &w,
-            &mut Draws {
-                key: Key::new(seed, 0, Purpose::Draft),
-                lane: 0,
-            },
-        );
+        let tree = grow(&w, &mut Draws { key: Key::new(seed, 0, Purpose::Draft), lane: 0 });
         let verdict = judge(&w, &tree, seed);
-        let mut tokens: Vec<u32> = verdict
-            .path
-            .iter()
-            .map(|&n| tree.tokens()[n as usize])
-            .collect();
+        let mut tokens: Vec<u32> = verdict.path.iter().map(|&n| tree.tokens()[n as usize]).collect();
         tokens.push(verdict.next);
         while tokens.len() < DEPTH {
             let u = Key::new(seed, tokens.len(), Purpose::Sample).uniform(0);
@@ -352,30 +263,13 @@ fn simulate(grow: &dyn Fn(&World, &mut Draws) -> DraftTree, judge: &Judge) -> (f
         counts[tokens[..DEPTH].iter().fold(0, |c, &t| c * V + t as usize)] += 1.0;
     }
     let n = RUNS as f64;
-    let tv = 0.5
-        * exact
-            .iter()
-            .zip(&counts)
-            .map(|(e, c)| (e - c / n).abs())
-            .sum::<f64>();
-    let cells: Vec<_> = exact
-        .iter()
-        .zip(&counts)
-        .filter(|(e, _)| **e * n >= 5.0)
-        .collect();
-    let chi: f64 = cells
-        .iter()
-        .map(|(e, c)| (*c - *e * n).powi(2) / (*e * n))
-        .sum();
+    let tv = 0.5 * exact.iter().zip(&counts).map(|(e, c)| (e - c / n).abs()).sum::<f64>();
+    let cells: Vec<_> = exact.iter().zip(&counts).filter(|(e, _)| **e * n >= 5.0).collect();
+    let chi: f64 = cells.iter().map(|(e, c)| (*c - *e * n).powi(2) / (*e * n)).sum();
     (tv, chi / (cells.len() - 1) as f64)
 }
 
-fn case(
-    name: &str,
-    must_hold: bool,
-    grow: &dyn Fn(&World, &mut Draws) -> DraftTree,
-    judge: &Judge,
-) {
+fn case(name: &str, must_hold: bool, grow: &dyn Fn(&World, &mut Draws) -> DraftTree, judge: &Judge) {
     let (tv, chi) = simulate(grow, judge);
     println!("{name}: TV {tv:.4}, chi2/df {chi:.2}");
     // 64 cells: 3.5 standard deviations of chi2/df are 0.62 above 1
@@ -385,52 +279,19 @@ fn case(
 #[test]
 fn lossless_samplers_pass() {
     let plain = honest(Rule::Recursive);
-    case(
-        "chain",
-        true,
-        &|w, d| by_levels(w, &[1, 1, 1], false, d),
-        &plain,
-    );
-    case(
-        "RSD-C [2,2,1]",
-        true,
-        &|w, d| by_levels(w, &[2, 2, 1], false, d),
-        &plain,
-    );
-    case(
-        "iid [2,2,1]",
-        true,
-        &|w, d| by_levels(w, &[2, 2, 1], true, d),
-        &plain,
-    );
-    case(
-        "K-SEQ [3,2,1]",
-        true,
-        &|w, d| by_levels(w, &[3, 2, 1], true, d),
-        &honest(Rule::KSeq),
-    );
-    case(
-        "RSD-S W=3 L=3",
-        true,
-        &|w, d| by_stochastic_beam(w, 3, 3, d),
-        &plain,
-    );
+    case("chain", true, &|w, d| by_levels(w, &[1, 1, 1], false, d), &plain);
+    case("RSD-C [2,2,1]", true, &|w, d| by_levels(w, &[2, 2, 1], false, d), &plain);
+    case("iid [2,2,1]", true, &|w, d| by_levels(w, &[2, 2, 1], true, d), &plain);
+    case("K-SEQ [3,2,1]", true, &|w, d| by_levels(w, &[3, 2, 1], true, d), &honest(Rule::KSeq));
+    case("RSD-S W=3 L=3", true, &|w, d| by_stochastic_beam(w, 3, 3, d), &plain);
     case("DySpec heap m=6", true, &|w, d| by_heap(w, 6, d), &plain);
     let matching = |w: &World, tree: &DraftTree, seed: u64| {
         target_match(tree, |at| {
             let tokens = path_tokens(tree, at);
-            draw(
-                &w.p[World::context(&tokens)],
-                Key::new(seed, tokens.len(), Purpose::Sample).uniform(0),
-            )
+            draw(&w.p[World::context(&tokens)], Key::new(seed, tokens.len(), Purpose::Sample).uniform(0))
         })
     };
-    case(
-        "target match",
-        true,
-        &|w, d| by_levels(w, &[2, 2, 1], false, d),
-        &matching,
-    );
+    case("target match", true, &|w, d| by_levels(w, &[2, 2, 1], false, d), &matching);
 }
 
 #[test]
@@ -444,19 +305,11 @@ fn wrong_controls_are_flagged() {
             if reverse {
                 kids.reverse();
             }
-            open.extend(
-                kids.into_iter()
-                    .map(|c| (c, out.add(new, tree.tokens()[c as usize]))),
-            );
+            open.extend(kids.into_iter().map(|c| (c, out.add(new, tree.tokens()[c as usize]))));
         }
         out
     };
-    case(
-        "RSD-S, siblings reversed",
-        false,
-        &|w, d| rebuilt(&by_stochastic_beam(w, 3, 3, d), &|_| true, true),
-        &plain,
-    );
+    case("RSD-S, siblings reversed", false, &|w, d| rebuilt(&by_stochastic_beam(w, 3, 3, d), &|_| true, true), &plain);
     let pruned = |w: &World, d: &mut Draws| {
         let tree = by_levels(w, &[2, 2, 1], false, d);
         let value = |c: u32| {
@@ -487,21 +340,13 @@ fn wrong_controls_are_flagged() {
             });
             let Some((_, node)) = hit else {
                 let u = Key::new(seed, path.len(), Purpose::Residual).uniform(0);
-                return Verdict {
-                    path,
-                    next: draw(&r, u),
-                };
+                return Verdict { path, next: draw(&r, u) };
             };
             path.push(node);
             at = node;
         }
     };
-    case(
-        "D not renormalised",
-        false,
-        &|w, d| by_levels(w, &[3, 2, 1], false, d),
-        &stale,
-    );
+    case("D not renormalised", false, &|w, d| by_levels(w, &[3, 2, 1], false, d), &stale);
     // The target sampled anew on every path, the longest match kept.
     let per_path = |w: &World, tree: &DraftTree, seed: u64| {
         let mut best = Verdict::default();
@@ -526,10 +371,5 @@ fn wrong_controls_are_flagged() {
         }
         best
     };
-    case(
-        "independent sample per path",
-        false,
-        &|w, d| by_levels(w, &[2, 2, 1], false, d),
-        &per_path,
-    );
+    case("independent sample per path", false, &|w, d| by_levels(w, &[2, 2, 1], false, d), &per_path);
 }

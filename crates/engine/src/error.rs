@@ -9,7 +9,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// One request alone does not fit the page pool.
-    #[error("needs {need} pages of the KV cache, the pool has {have}: shorten the prompt, fork less, or enlarge the pool")]
+    #[error(
+        "needs {need} pages of the KV cache, the pool has {have}: shorten the prompt, fork less, or enlarge the pool"
+    )]
     OutOfPages {
         /// Pages that the request would hold.
         need: usize,
@@ -79,7 +81,9 @@ pub enum Error {
         have: Vec<String>,
     },
     /// Activations of this request became infinite or NaN.
-    #[error("activations at layer {layer} are not finite: check the weights, the vectors fed in, or the interventions of this request")]
+    #[error(
+        "activations at layer {layer} are not finite: check the weights, the vectors fed in, or the interventions of this request"
+    )]
     NotFinite {
         /// Layer; the number of layers means the head.
         layer: usize,

@@ -176,8 +176,12 @@ impl Executor {
             let config = &inner.config;
             let pages = |places: usize| places.div_ceil(PAGE);
             if !self.tasks.is_empty() {
-                let promised: usize = inner.seqs.iter().filter(|(_, s)| s.model == 0)
-                    .map(|(_, s)| pages(s.tokens.len() + 1).saturating_sub(s.table.pages().len())).sum();
+                let promised: usize = inner
+                    .seqs
+                    .iter()
+                    .filter(|(_, s)| s.model == 0)
+                    .map(|(_, s)| pages(s.tokens.len() + 1).saturating_sub(s.table.pages().len()))
+                    .sum();
                 let need = promised + pages(sub.request.prompt.len() + 1);
                 let slots = &inner.models[0].slots;
                 // What never fits is started, to fail at once rather than to block the others.
@@ -223,7 +227,8 @@ impl Executor {
             return Err(Error::PromptTooLong { tokens: prompt.len(), context });
         }
         let vectors: std::collections::BTreeMap<_, _> = prompt.vectors.into_iter().collect();
-        let unknown = |(i, t): &(usize, &u32)| **t as usize >= card.vocab && !(**t == LATENT && vectors.contains_key(i));
+        let unknown =
+            |(i, t): &(usize, &u32)| **t as usize >= card.vocab && !(**t == LATENT && vectors.contains_key(i));
         if let Some((_, &token)) = prompt.tokens.iter().enumerate().find(unknown) {
             return Err(Error::UnknownToken { token, vocab: card.vocab });
         }

@@ -229,7 +229,12 @@ fn check_state(seq: &SeqState, plan: &Plan) -> Result<()> {
         }
         KvAction::Overwrite if plan.at.is_none() => bad("overwriting needs `at`, the first place".into()),
         KvAction::Overwrite => {
-            let end = plan.places(plan.at.unwrap_or(0), &[]).into_iter().max().map_or(0, |p| p as usize + 1);
+            let mut places = plan.places(plan.at.unwrap_or(0), &[]);
+            places.sort_unstable();
+            if let Some(twice) = places.windows(2).find(|w| w[0] == w[1]) {
+                return bad(format!("two rows are written to place {}", twice[0]));
+            }
+            let end = places.last().map_or(0, |&p| p as usize + 1);
             if end > committed {
                 return bad(format!("overwrites places up to {end} of {committed}: lay out a canvas first"));
             }

@@ -117,7 +117,15 @@ pub struct Request {
 impl Request {
     /// A request without companions and text.
     pub fn new(prompt: impl Into<Prompt>, strategy: Strategy, sampling: Sampling) -> Self {
-        Self { prompt: prompt.into(), strategy, sampling, processors: Vec::new(), edits: None, text: None, salt: Some(0) }
+        Self {
+            prompt: prompt.into(),
+            strategy,
+            sampling,
+            processors: Vec::new(),
+            edits: None,
+            text: None,
+            salt: Some(0),
+        }
     }
 }
 

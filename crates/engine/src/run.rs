@@ -107,7 +107,10 @@ impl Runner {
             .collect();
         let reads: Vec<_> = items.iter().map(|i| layout::readout(&slots[i.slot].plan, &seqs[i.seq])).collect();
         if !model.moves.is_empty() {
-            model.network.copy(&model.moves);
+            let moves = std::mem::take(&mut model.moves);
+            let copied = catch_unwind(AssertUnwindSafe(|| model.network.copy(&moves)));
+            copied.map_err(|p| Trouble::Unknown(Error::Panicked(message(&*p))))?;
+            model.moves = moves; // its memory
             model.moves.clear();
         }
         let trouble = RefCell::new(None);
@@ -202,7 +205,7 @@ fn keep(inner: &mut Inner, mut item: Item, wake: &mut Vec<Waker>, old: &mut Vec<
             usage.host_bytes += item.readings.bytes();
         }
     }
-    let blocks = model.card.block.is_none_or(|b| omnidecode_core::PAGE.is_multiple_of(b));
+    let blocks = model.card.block.is_none_or(|b| b == 0 || omnidecode_core::PAGE.is_multiple_of(b));
     if let (true, true, Some(salt)) = (inner.config.prefix_cache, blocks, seq.shares()) {
         seq.table.publish(&mut model.pool, &seq.tokens, salt);
     }

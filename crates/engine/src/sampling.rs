@@ -91,7 +91,11 @@ impl Sampling {
     /// [`Error::Sampling`] names the parameter; [`Error::UnknownToken`] a token id that does not exist.
     pub fn check(&self, vocab: usize, has_text: bool) -> Result<()> {
         let real = |name, value: f32, ok: bool, expected| {
-            if ok && value.is_finite() { Ok(()) } else { Err(Error::Sampling { name, found: value.to_string(), expected }) }
+            if ok && value.is_finite() {
+                Ok(())
+            } else {
+                Err(Error::Sampling { name, found: value.to_string(), expected })
+            }
         };
         let t = self.temperature;
         real("temperature", t, t >= 0.0, "a finite number of at least 0")?;
@@ -100,8 +104,18 @@ impl Sampling {
         real("typical_p", self.typical_p, self.typical_p > 0.0 && self.typical_p <= 1.0, "a number in (0, 1]")?;
         real("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0, "a finite number above 0")?;
         let penalty = -2.0..=2.0;
-        real("presence_penalty", self.presence_penalty, penalty.contains(&self.presence_penalty), "a number in [-2, 2]")?;
-        real("frequency_penalty", self.frequency_penalty, penalty.contains(&self.frequency_penalty), "a number in [-2, 2]")?;
+        real(
+            "presence_penalty",
+            self.presence_penalty,
+            penalty.contains(&self.presence_penalty),
+            "a number in [-2, 2]",
+        )?;
+        real(
+            "frequency_penalty",
+            self.frequency_penalty,
+            penalty.contains(&self.frequency_penalty),
+            "a number in [-2, 2]",
+        )?;
         for &(_, bias) in &self.logit_bias {
             real("logit_bias", bias, true, "finite numbers")?;
         }

@@ -27,6 +27,7 @@ pub(crate) struct Item {
     pub states: Vec<States>,
 }
 
+#[allow(clippy::large_enum_variant)] // short-lived, one at a time
 enum Fit {
     Run(Item),
     /// Not in this step.
@@ -92,6 +93,9 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
         }
         seq.table.truncate(&mut model.pool, target - 1); // the root must be seen: run it again
     }
+    if matches!(plan.kv, KvAction::Rerun(_)) && seq.tail.lost() {
+        return Fit::Done(Err(Error::Plan("the rows in flight were given up: run them again".into())));
+    }
     let from = seq.table.len();
     if slot.partial.as_ref().is_some_and(|p| p.head > 0 && p.first + p.head != from) {
         inner.slots[key].partial = None; // evicted half-way: all rows are run and read again
@@ -112,7 +116,7 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
     }
     let left = inner.config.budget.saturating_sub(given.rows);
     let mut chunk = debt.min(inner.config.chunk).min(left);
-    if let Some(block) = model.card.block
+    if let Some(block) = model.card.block.filter(|b| *b > 0)
         && chunk < debt
     {
         // Rows of a block see each other: they run together, unless a block alone is too large.

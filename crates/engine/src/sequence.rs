@@ -397,7 +397,8 @@ impl Sequence {
 
     pub(crate) fn commit(&mut self, token: Token, seen: Option<Seen<'_>>, origin: Origin) {
         self.tokens.push(token);
-        let forward = if origin.forward > 0 { origin.forward } else { self.with(|s| s.meter.borrow().usage.forwards) as u32 };
+        let forward =
+            if origin.forward > 0 { origin.forward } else { self.with(|s| s.meter.borrow().usage.forwards) as u32 };
         self.progress.origins.push(Origin { forward, branch: self.role, ..origin });
         if let Some(n) = self.rules.sampling.logprobs {
             self.progress.logprobs.push(reported(token, seen, n));

@@ -21,9 +21,8 @@ pub(crate) struct Shaping {
 impl Shaping {
     /// `None` when nothing is bent.
     pub fn new(sampling: &Sampling, eos: &[Token], vocab: usize) -> Option<Arc<Shaping>> {
-        let penalises = sampling.repetition_penalty != 1.0
-            || sampling.presence_penalty != 0.0
-            || sampling.frequency_penalty != 0.0;
+        let penalises =
+            sampling.repetition_penalty != 1.0 || sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let mut ends = sampling.stop_token_ids.clone();
         if !sampling.ignore_eos {
             ends.extend(eos.iter().filter(|&&t| (t as usize) < vocab));

@@ -107,8 +107,8 @@ impl Tail {
                 self.seen.push((before + i) as u32);
             }
             Mask::Full if i > 0 => return last.unwrap_or((start, start)),
-            Mask::Copies(k) if i % (n / k) > 0 => return last.unwrap_or((start, start)),
-            Mask::Block(b) if i % b > 0 => return last.unwrap_or((start, start)),
+            Mask::Copies(k) if !i.is_multiple_of(n / k) => return last.unwrap_or((start, start)),
+            Mask::Block(b) if !i.is_multiple_of(*b) => return last.unwrap_or((start, start)),
             Mask::Bits(_) => self.seen.extend((0..before + n).filter(|&j| mask.sees(i, j, n)).map(|j| j as u32)),
             _ => self.seen.extend((0..n).filter(|&j| mask.sees(i, j, n)).map(|j| (before + j) as u32)),
         }

@@ -76,7 +76,9 @@ impl Text {
         if self.over {
             return self.text.len();
         }
-        let held = |stop: &String| (1..stop.len()).rev().find(|&n| stop.is_char_boundary(n) && self.text.ends_with(&stop[..n]));
+        let held = |stop: &String| {
+            (1..stop.len()).rev().find(|&n| stop.is_char_boundary(n) && self.text.ends_with(&stop[..n]))
+        };
         self.text.len() - stops.iter().filter_map(held).max().unwrap_or(0)
     }
 }

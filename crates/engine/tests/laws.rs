@@ -50,7 +50,7 @@ fn exact_alone_and_mixed() {
 #[test]
 fn shaped_sampling_is_exact_for_every_strategy() {
     let shaped = |i: u64, make: Make| {
-        let mut r = request(i, make(), if i % 2 == 0 { 0.8 } else { 0.0 }, false);
+        let mut r = request(i, make(), if i.is_multiple_of(2) { 0.8 } else { 0.0 }, false);
         r.sampling.repetition_penalty = 1.3;
         r.sampling.frequency_penalty = 0.2;
         r.sampling.presence_penalty = -0.3;
@@ -61,7 +61,7 @@ fn shaped_sampling_is_exact_for_every_strategy() {
         r.sampling.top_p = 0.95;
         r.sampling.min_p = 0.01;
         r.sampling.typical_p = 0.98;
-        if i % 5 == 0 {
+        if i.is_multiple_of(5) {
             r.sampling.allowed_token_ids = Some((3..50).collect());
         }
         r
@@ -82,7 +82,8 @@ fn shaped_sampling_is_exact_for_every_strategy() {
 #[test]
 fn one_batched_forward_a_model_and_step() {
     for n in [1u64, 8, 64, 256] {
-        let config = Config { pages: 1 << 12, budget: 1 << 20, tail: 1 << 13, max_running: 1 << 10, ..Config::default() };
+        let config =
+            Config { pages: 1 << 12, budget: 1 << 20, tail: 1 << 13, max_running: 1 << 10, ..Config::default() };
         let mut b = bench(config);
         let hs: Vec<_> = (0..n)
             .map(|i| {
@@ -129,7 +130,9 @@ fn drafts_save_forwards() {
         tokens as f64 / forwards as f64
     };
     assert!(mean(plain) <= 1.0);
-    for (name, make, least) in [("recycling", recycling as Make, 1.2), ("level-tree", level_tree, 1.3), ("draft-model", draft_model, 1.1)] {
+    for (name, make, least) in
+        [("recycling", recycling as Make, 1.2), ("level-tree", level_tree, 1.3), ("draft-model", draft_model, 1.1)]
+    {
         let got = mean(make);
         println!("{name}: {got:.2} tokens a forward of the main model");
         assert!(got > least, "{name}: {got}");
@@ -144,7 +147,14 @@ fn rejection_keeps_the_law() {
         let mut b = bench(Config { max_running: 600, ..Config::default() });
         let hs: Vec<_> = (0..n)
             .map(|seed| {
-                let s = Sampling { temperature: 1.0, top_k: 3, seed, max_tokens: Some(4), ignore_eos: true, ..Sampling::default() };
+                let s = Sampling {
+                    temperature: 1.0,
+                    top_k: 3,
+                    seed,
+                    max_tokens: Some(4),
+                    ignore_eos: true,
+                    ..Sampling::default()
+                };
                 b.submit(Request::new(vec![3, 8, 21], make(), s))
             })
             .collect();

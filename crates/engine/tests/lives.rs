@@ -23,10 +23,10 @@ fn random_lives_leave_nothing() {
     while i < 10_000 || !alive.is_empty() {
         let r = mix(i * 31 + alive.len() as u64 + done as u64 * 7 + cancelled as u64 * 13);
         if i < 10_000 && alive.len() < 24 {
-            alive.push(b.submit(request(i, any(r), (r % 2) as f32, r % 5 == 0)));
+            alive.push(b.submit(request(i, any(r), (r % 2) as f32, r.is_multiple_of(5))));
             i += 1;
         }
-        if r % 4 == 0 && !alive.is_empty() {
+        if r.is_multiple_of(4) && !alive.is_empty() {
             drop(alive.swap_remove((r >> 8) as usize % alive.len()));
             cancelled += 1;
         }
@@ -196,7 +196,9 @@ fn a_bad_request_hurts_only_itself() {
     assert_eq!(end(own), Err(Error::Strategy("no".into())));
     for (i, h) in plans.into_iter().enumerate() {
         let e = end(h);
-        let ok = |e: &Error| matches!(e, Error::Plan(_) | Error::Mask(_) | Error::UnknownToken { .. } | Error::ContextFull { .. });
+        let ok = |e: &Error| {
+            matches!(e, Error::Plan(_) | Error::Mask(_) | Error::UnknownToken { .. } | Error::ContextFull { .. })
+        };
         assert!(e.as_ref().is_err_and(ok), "plan {i}: {e:?}");
     }
     assert_eq!(end(too_wide), Err(Error::OutOfTail { need: 33, have: 32 }));
@@ -385,10 +387,12 @@ mod futures_util {
 #[test]
 fn shutdown_fails_what_is_pending() {
     let engine = Engine::start(Config { max_running: 1, ..Config::default() }, networks()).unwrap();
-    let forever = || custom(|mut seq| async move {
-        seq.next(Readout::CHOICE).await?;
-        std::future::pending().await
-    });
+    let forever = || {
+        custom(|mut seq| async move {
+            seq.next(Readout::CHOICE).await?;
+            std::future::pending().await
+        })
+    };
     let running = engine.submit(request(1, forever(), 0.0, false));
     let waiting = engine.submit(request(2, plain(), 0.0, false));
     while engine.stats().running == 0 {

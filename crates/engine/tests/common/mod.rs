@@ -20,9 +20,9 @@ pub fn sampling(i: u64, temperature: f32) -> Sampling {
         temperature,
         seed: mix(i),
         max_tokens: Some(1 + mix(i + 9) as usize % 40),
-        stop_token_ids: if i % 3 == 0 { vec![5] } else { vec![] },
-        stop: if i % 4 == 0 { vec!["!<q>".into(), "xx".into()] } else { vec![] },
-        include_stop_str_in_output: i % 8 == 0,
+        stop_token_ids: if i.is_multiple_of(3) { vec![5] } else { vec![] },
+        stop: if i.is_multiple_of(4) { vec!["!<q>".into(), "xx".into()] } else { vec![] },
+        include_stop_str_in_output: i.is_multiple_of(8),
         ..Sampling::default()
     }
 }
@@ -130,7 +130,14 @@ fn naive(network: &mut TableNetwork, tokens: &[Token]) -> Vec<f32> {
     for (i, &t) in tokens.iter().enumerate() {
         step.spans.push((0, i as u32 + 1));
         let at = i as u32;
-        step.rows.push(RowEntry { entry: Entry::Token(t), position: at, place: at, slot: at, spans: i..i + 1, extras: 0..0 });
+        step.rows.push(RowEntry {
+            entry: Entry::Token(t),
+            position: at,
+            place: at,
+            slot: at,
+            spans: i..i + 1,
+            extras: 0..0,
+        });
     }
     step.segments.push(Segment { rows: 0..tokens.len(), table: 0..8, layers: 0..2 });
     step.reads.push(RowRead { row: tokens.len() - 1, logits: true, ..RowRead::default() });
