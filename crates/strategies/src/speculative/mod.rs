@@ -1,5 +1,10 @@
 //! Draft, verify in one forward, keep what the target agrees with.
+pub mod draft_model;
+pub mod drafting;
+pub mod dyspec;
 pub mod prompt_lookup;
+pub mod rsd_c;
+pub mod rsd_s;
 pub mod token_recycling;
 mod worth;
 

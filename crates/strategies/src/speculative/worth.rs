@@ -9,22 +9,62 @@ pub fn worth(seq: &Sequence, chances: impl IntoIterator<Item = f64>) -> usize {
 }
 
 fn most(others: usize, cost: impl Fn(usize) -> f64, chances: impl IntoIterator<Item = f64>) -> usize {
-    let mut tokens = 1.0 + others as f64;
-    let (mut best, mut size) = (tokens / cost(1).max(1e-9), 0);
-    for (i, chance) in chances.into_iter().enumerate() {
+    let mut tokens = 1.0;
+    let drafts = chances.into_iter().enumerate().map(|(i, chance)| {
         tokens += chance;
-        let rate = tokens / cost(i + 2).max(1e-9);
-        // A tie goes to fewer rows: they leave room for other requests.
-        if rate > best * (1.0 + 1e-9) {
-            (best, size) = (rate, i + 1);
+        (tokens, cost(i + 2))
+    });
+    best(others, std::iter::once((1.0, cost(1))).chain(drafts))
+}
+
+/// Which of several ways to spend a step pays best, each as (expected tokens, cost). A tie goes to the earlier one: put
+/// those of fewer rows first, as they leave room for other requests, which count a token for each of their rows.
+pub fn best(others: usize, options: impl IntoIterator<Item = (f64, f64)>) -> usize {
+    let (mut choice, mut most) = (0, 0.0);
+    for (i, (tokens, cost)) in options.into_iter().enumerate() {
+        let rate = (others as f64 + tokens) / cost.max(1e-9);
+        if rate > most * (1.0 + 1e-9) {
+            (choice, most) = (i, rate);
         }
     }
-    size
+    choice
+}
+
+/// Shares of drafts that were right at each depth, given that all above were: learned while decoding, for drafters
+/// whose every level costs a forward.
+#[derive(Clone, Debug)]
+pub struct Depths(Vec<f64>);
+impl Depths {
+    const PRIOR: f64 = 0.7;
+
+    /// Nothing is known of any of `levels` depths.
+    pub fn new(levels: usize) -> Self {
+        Depths(vec![Self::PRIOR; levels])
+    }
+    /// Of `drafted` levels, the first `accepted` were right. Without a draft, what is known fades, so that a draft that
+    /// shrank to nothing is tried again one day.
+    pub fn learn(&mut self, drafted: usize, accepted: usize) {
+        if drafted == 0 {
+            self.0.iter_mut().for_each(|share| *share += 0.02 * (Self::PRIOR - *share));
+        }
+        for (depth, share) in self.0.iter_mut().enumerate().take(drafted.min(accepted + 1)) {
+            *share += 0.1 * (f64::from(u8::from(depth < accepted)) - *share);
+        }
+    }
+    /// Expected tokens of a step with 0, 1, 2, ... levels of draft.
+    pub fn tokens(&self) -> impl Iterator<Item = f64> + '_ {
+        let mut state = (1.0, 1.0);
+        std::iter::once(1.0).chain(self.0.iter().map(move |share| {
+            state.1 *= share;
+            state.0 += state.1;
+            state.0
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::most;
+    use super::*;
 
     #[test]
     fn drafts_shrink_to_what_pays() {
@@ -38,5 +78,16 @@ mod tests {
         assert_eq!(most(0, free, []), 0);
         let beside = |rows: usize| (20 + rows) as f64 / 21.0;
         assert_eq!(most(20, beside, [0.9, 0.8]), 0, "a row that slows twenty others is not free");
+    }
+
+    #[test]
+    fn depths_are_learned_and_forgotten() {
+        let mut depths = Depths::new(3);
+        (0..200).for_each(|_| depths.learn(3, 1));
+        let tokens: Vec<f64> = depths.tokens().collect();
+        assert!((tokens[1] - 2.0).abs() < 1e-6 && (tokens[2] - 2.0).abs() < 1e-6, "{tokens:?}");
+        assert_eq!(tokens.len(), 4);
+        (0..500).for_each(|_| depths.learn(0, 0));
+        assert!((depths.tokens().nth(1).unwrap() - 1.7).abs() < 1e-3);
     }
 }
