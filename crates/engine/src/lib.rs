@@ -23,7 +23,9 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod branch;
 mod canvas;
+mod commit;
 mod cost;
 mod engine;
 mod error;
