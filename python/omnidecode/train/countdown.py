@@ -82,5 +82,5 @@ class Search(Recipe):
 
 TASK = Countdown()
 RECIPES = {
-    "countdown-ar": Search("countdown-ar", TASK, dict(attention="causal"), steps=3000, batch=96, learning_rate=3e-3),
+    "countdown-ar": Search("countdown-ar", TASK, dict(attention="causal"), steps=1500, batch=96, learning_rate=3e-3),
 }
