@@ -1,6 +1,7 @@
 //! Times attention: one layer of a shape, over contexts, rows and dtypes.
 //!
-//! `cargo run -p omnidecode-kernels --example attend -- 9 3 64`: heads, kv heads, head size.
+//! `cargo run -p omnidecode-kernels --example attend -- 9 3 64`: heads, kv heads, head size; then, if wanted, the one
+//! number of rows and context to time.
 use omnidecode_kernels::attend::{Group, Heads, Query, Sight, attend};
 use omnidecode_kernels::kv::{KvDtype, KvStore, PAGE};
 use omnidecode_kernels::pool::Pool;
@@ -8,7 +9,9 @@ use std::time::Instant;
 
 fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let [heads, kv_heads, dim] = sizes[..] else { return println!("expected: heads, kv heads, head size") };
+    let [heads, kv_heads, dim, ref only @ ..] = sizes[..] else {
+        return println!("expected: heads, kv heads, head size");
+    };
     let heads = Heads { heads, kv_heads, dim, scale: 1.0 / (dim as f32).sqrt(), softcap: None, window: None };
     println!(
         "{:>5} {:>6} {:>8} {:>7} {:>10} {:>8} {:>8}",
@@ -17,8 +20,11 @@ fn main() {
     for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
         for (rows, context) in [(1, 512), (4, 512), (8, 512), (1, 2048), (8, 2048), (64, 2048), (512, 512), (512, 2048)]
         {
+            if only.len() == 2 && only != [rows, context] {
+                continue;
+            }
             for threads in [1, 2] {
-                let micros = time(dtype, &heads, rows, context, threads);
+                let micros = time(dtype, &heads, rows, context, threads, if only.is_empty() { 150 } else { 1000 });
                 // The last row sees the whole context; earlier ones less.
                 let keys: usize = (0..rows).map(|r| context - r).sum();
                 let flops = (keys * heads.heads * dim * 4) as f64;
@@ -44,7 +50,7 @@ fn clock(threads: usize) -> f64 {
 }
 
 /// Microseconds of the fastest of many calls, each on other layers' keys so that they come from memory.
-fn time(dtype: KvDtype, heads: &Heads, rows: usize, context: usize, threads: usize) -> f64 {
+fn time(dtype: KvDtype, heads: &Heads, rows: usize, context: usize, threads: usize, millis: u128) -> f64 {
     let layers = 30;
     let mut kv = KvStore::new(dtype, &vec![heads.kv_heads; layers], heads.dim, context).expect("memory");
     let n = heads.kv_heads * heads.dim;
@@ -63,7 +69,7 @@ fn time(dtype: KvDtype, heads: &Heads, rows: usize, context: usize, threads: usi
     let (mut out, pool) = (vec![0.0; q.len()], Pool::new(threads));
     let mut best = f64::INFINITY;
     let begin = Instant::now();
-    while begin.elapsed().as_millis() < 150 {
+    while begin.elapsed().as_millis() < millis {
         for layer in 0..layers {
             let start = clock(threads);
             attend(&pool, &mut kv, layer, heads, &q, &sight, &mut out);

@@ -90,13 +90,13 @@ fn now(pool: &Pool) -> f64 {
 
 /// GB/s at which the pool reads all copies.
 fn read(pool: &Pool, matrices: &[Matrix]) -> f64 {
-    let start = Instant::now();
+    let start = now(pool);
     pool.run(matrices.len().max(pool.threads() * 8), &|chunk| {
         if let Some(matrix) = matrices.get(chunk) {
             black_box(matrix.as_bytes().as_chunks().0.iter().fold(0, |sum, word| sum ^ u64::from_ne_bytes(*word)));
         }
     });
-    matrices.iter().map(Matrix::bytes).sum::<usize>() as f64 / start.elapsed().as_secs_f64() / 1e9
+    matrices.iter().map(Matrix::bytes).sum::<usize>() as f64 / (now(pool) - start) / 1e9
 }
 
 /// Seconds of an empty loop over two chunks for each thread.

@@ -11,9 +11,11 @@
 //!   5 bits   the same + 64 bytes; bit g of byte column·4 + j = fifth bit of code[4g + j]
 //!   6 bits   the same + 2 × 64 bytes; bits 2g, 2g+1 of byte h·64 + column·4 + j = upper bits of code[16h + 4g + j]
 //!   8 bits   8 × 64 bytes; byte g·64 + column·4 + j = code[4g + j]
-//! blocks of 32    codes of all groups, then per group 16 f16 scales (and 16 f16 minima)
-//! blocks of 256   per block: codes of 8 groups, 8 × 16 scales (2 × 16 in Q6_K), 8 × 16 minima, 16 f16 d, 16 f16 dmin
-//! floats          input by input, 16 columns each; bf16 in pairs of inputs, as its dot product takes them
+//! "block": the codes of some groups, and then their scales, so that a tile is one stream
+//!   one scale            2 groups, 2 × 16 f16
+//!   scale and minimum    1 group, 16 f16 scales, 16 f16 minima
+//!   K types              8 groups, 8 × 16 scales (8 × 2 × 16 in Q6_K), 8 × 16 minima, 16 f16 d, 16 f16 dmin
+//! floats: input by input, 16 columns each; bf16 in pairs of inputs, as its dot product takes them
 //! ```
 
 pub(crate) mod memory;
@@ -37,14 +39,22 @@ pub(crate) const fn code_bytes(dtype: Dtype) -> usize {
     }
 }
 
-/// Bytes of the scales that follow the codes of one block of a tile.
+/// Groups that share the scales that follow their codes.
+pub(crate) const fn groups_per_block(dtype: Dtype) -> usize {
+    match dtype {
+        // Two, so that their scales fill a line.
+        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => 2,
+        Dtype::Q4K | Dtype::Q5K | Dtype::Q6K => 8,
+        _ => 1,
+    }
+}
+
+/// Bytes of the scales that follow the codes of a block: whole lines.
 pub(crate) const fn scale_bytes(dtype: Dtype) -> usize {
     match dtype {
-        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => 32,
-        Dtype::Q4_1 | Dtype::Q5_1 => 64,
-        Dtype::Q4K | Dtype::Q5K => 320,
-        // 288, filled up to a whole line so that every block begins on one.
-        Dtype::Q6K => 320,
+        Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 | Dtype::Q4_1 | Dtype::Q5_1 => 64,
+        // 288 would do for Q6_K.
+        Dtype::Q4K | Dtype::Q5K | Dtype::Q6K => 320,
         Dtype::F32 | Dtype::F16 | Dtype::Bf16 => 0,
     }
 }
@@ -60,21 +70,20 @@ pub(crate) fn tile_bytes(dtype: Dtype, k: usize) -> Option<usize> {
         Dtype::F32 => k.checked_next_multiple_of(4)?.checked_mul(COLUMNS * 4),
         Dtype::F16 | Dtype::Bf16 => k.checked_next_multiple_of(4)?.checked_mul(COLUMNS * 2),
         _ => {
-            let block = dtype.block() / GROUP * code_bytes(dtype) + scale_bytes(dtype);
-            (k / dtype.block()).checked_mul(block)?.checked_next_multiple_of(LINE)
+            let groups = k / GROUP;
+            let scales = groups.div_ceil(groups_per_block(dtype)) * scale_bytes(dtype);
+            groups.checked_mul(code_bytes(dtype))?.checked_add(scales)
         }
     }
 }
 
-/// Where group `index` of `groups` has its codes and its block's scales.
+/// Where group `index` of `groups` has its codes and its block's scales. The last block may have a group less.
 #[inline(always)]
 fn group_at(dtype: Dtype, groups: usize, index: usize) -> (usize, usize) {
-    let codes = code_bytes(dtype);
-    if dtype.block() == GROUP {
-        return (index * codes, groups * codes + index * scale_bytes(dtype));
-    }
-    let block = index / 8 * (8 * codes + scale_bytes(dtype));
-    (block + index % 8 * codes, block + 8 * codes)
+    let (codes, scales, per_block) = (code_bytes(dtype), scale_bytes(dtype), groups_per_block(dtype));
+    let first = index / per_block * per_block;
+    let block = first * codes + first / per_block * scales;
+    (block + (index - first) * codes, block + per_block.min(groups - first) * codes)
 }
 
 /// Writes rows of the file's matrix, at most sixteen, into a zeroed tile.
@@ -161,7 +170,7 @@ fn write_group(dtype: Dtype, groups: usize, index: usize, column: usize, group: 
         _ => {}
     }
     let scales = &mut tile[scales_at..][..scale_bytes(dtype)];
-    let sub = index % 8;
+    let sub = index % groups_per_block(dtype);
     let (d_at, m_at) = match dtype {
         Dtype::Q4K | Dtype::Q5K => {
             scales[sub * 16 + column] = group.scales[0] as u8;
@@ -174,7 +183,7 @@ fn write_group(dtype: Dtype, groups: usize, index: usize, column: usize, group: 
             (256, None)
         }
         Dtype::Q4_1 | Dtype::Q5_1 => (0, Some(32)),
-        _ => (0, None),
+        _ => (sub * 32, None),
     };
     scales[d_at + column * 2..][..2].copy_from_slice(&group.d.to_le_bytes());
     if let Some(m_at) = m_at {
@@ -202,7 +211,7 @@ pub(crate) fn read_group(dtype: Dtype, groups: usize, index: usize, column: usiz
     });
     let scales = &tile[scales_at..][..scale_bytes(dtype)];
     let half = |at: usize| u16::from_le_bytes([scales[at + column * 2], scales[at + column * 2 + 1]]);
-    let sub = index % 8;
+    let sub = index % groups_per_block(dtype);
     match dtype {
         Dtype::Q4K | Dtype::Q5K => Group {
             codes,
@@ -216,6 +225,6 @@ pub(crate) fn read_group(dtype: Dtype, groups: usize, index: usize, column: usiz
             Group { codes, d: half(256), m: 0, scales: [scale(0), scale(1)], minimum: 0 }
         }
         Dtype::Q4_1 | Dtype::Q5_1 => Group { codes, d: half(0), m: half(32), scales: [1; 2], minimum: -1 },
-        _ => Group { codes, d: half(0), m: 0, scales: [1; 2], minimum: 0 },
+        _ => Group { codes, d: half(sub * 32), m: 0, scales: [1; 2], minimum: 0 },
     }
 }

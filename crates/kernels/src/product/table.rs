@@ -1,6 +1,6 @@
 //! Which kernel multiplies a type on a tier, for each number of rows in a register tile.
 
-use super::columns::{Columns, Portable};
+use super::columns::Portable;
 use super::tile::{self, Floats, Format, Operands};
 use crate::dtype::Dtype;
 use crate::tier::Tier;
@@ -102,6 +102,7 @@ mod bf16 {
 
     use super::*;
     use crate::pack::COLUMNS;
+    use crate::product::x86::Avx512;
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn pairs<const R: usize>(on: Operands) {
@@ -117,10 +118,7 @@ mod bf16 {
             let mut second = [_mm512_setzero_ps(); R];
             for step in 0..on.k / 4 {
                 let at = step * 128;
-                if at + tile::AHEAD < on.ahead {
-                    <crate::product::x86::Avx512 as Columns>::prefetch(on.tile.wrapping_add(at + tile::AHEAD));
-                    <crate::product::x86::Avx512 as Columns>::prefetch(on.tile.wrapping_add(at + tile::AHEAD + 64));
-                }
+                tile::read_ahead::<Avx512>(on, tile::ahead(Dtype::Bf16, R), on.tile.add(at), 128);
                 let (a, b) = (load(at), load(at + 64));
                 for r in 0..R {
                     first[r] = _mm512_dpbf16_ps(first[r], a, pair(r, 2 * step));
