@@ -1,8 +1,10 @@
 //! The store of keys and values: an array of slots, one row's keys and values in every layer each.
 //!
-//! [`PAGE`] consecutive slots form a page. A page is contiguous over all layers; inside, every (layer, kv head) has its
-//! 32 keys transposed, `[dim][PAGE]`, so that scores of 32 keys are formed side by side without a horizontal sum, and
-//! then its 32 values, `[PAGE][width]`, with `width` the head size rounded up to 16.
+//! [`PAGE`] consecutive slots form a page. Every (layer, kv head) has its pages one after the other, so that a long
+//! context is read as a stream. A page holds 32 keys transposed, `[dim][PAGE]`, so that scores of 32 keys are formed
+//! side by side without a horizontal sum, and then its 32 values, `[PAGE][width]`, with `width` the head size rounded
+//! up to 16.
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -11,6 +13,9 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 /// Rows that a page holds. Attention accumulates over blocks of this many absolute places, so it is part of the
 /// arithmetic and not a tuning knob.
 pub const PAGE: usize = 32;
+
+/// Elements that are rounded at a time.
+const NARROW: usize = 64;
 
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,8 +70,9 @@ pub struct KvStore {
     dtype: KvDtype,
     dim: usize,
     width: usize,
-    /// Elements before each layer inside a page; the last entry is the page's size.
+    /// Kv heads before each layer; the last entry is all of them.
     offsets: Vec<usize>,
+    pages: usize,
     slots: usize,
 }
 
@@ -98,16 +104,18 @@ impl KvStore {
         let width = dim.next_multiple_of(16);
         let mut offsets = vec![0];
         for heads in kv_heads {
-            offsets.push(offsets[offsets.len() - 1] + heads * PAGE * (dim + width));
+            offsets.push(offsets[offsets.len() - 1] + heads);
         }
-        let page = offsets[kv_heads.len()] * dtype.bytes();
+        let page = offsets[kv_heads.len()] * PAGE * (dim + width) * dtype.bytes();
+        let pages = slots.div_ceil(PAGE);
         let too_much = || KvError::Memory { slots, slot_bytes: page / PAGE };
-        let bytes = page.checked_mul(slots.div_ceil(PAGE)).ok_or_else(too_much)?;
+        let bytes = page.checked_mul(pages).ok_or_else(too_much)?;
         // Alignment 16: the system's `calloc`, whose large blocks are untouched zero pages.
         let layout = Layout::from_size_align(bytes.max(16), 16).map_err(|_| too_much())?;
         // SAFETY: the layout is not empty.
         let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(too_much)?;
-        Ok(Self { memory, layout, dtype, dim, width, offsets, slots })
+        small_pages(memory, layout);
+        Ok(Self { memory, layout, dtype, dim, width, offsets, pages, slots })
     }
 
     /// How elements are stored.
@@ -128,24 +136,24 @@ impl KvStore {
     }
     /// Kv heads of a layer.
     pub fn kv_heads(&self, layer: usize) -> usize {
-        (self.offsets[layer + 1] - self.offsets[layer]) / self.head_elements()
+        self.offsets[layer + 1] - self.offsets[layer]
     }
     /// Bytes of one slot over all layers.
     pub fn slot_bytes(&self) -> usize {
-        self.offsets[self.layers()] * self.dtype.bytes() / PAGE
+        self.offsets[self.layers()] * (self.dim + self.width) * self.dtype.bytes()
     }
 
     /// Elements of one page of one (layer, kv head).
-    fn head_elements(&self) -> usize {
+    fn page_elements(&self) -> usize {
         PAGE * (self.dim + self.width)
     }
     /// Row stride of values.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
-    /// Index of the first element of a page in (layer, kv head 0).
-    fn page_start(&self, layer: usize, page: usize) -> usize {
-        page * self.offsets[self.layers()] + self.offsets[layer]
+    /// Index of the first element of a page of a head, heads counted over all layers.
+    fn page_start(&self, head: usize, page: usize) -> usize {
+        (head * self.pages + page) * self.page_elements()
     }
     /// Keys, then values, of a page in one (layer, kv head). `T` has the dtype's size.
     ///
@@ -154,7 +162,7 @@ impl KvStore {
     #[inline]
     pub(crate) unsafe fn page<T>(&self, layer: usize, head: usize, page: usize) -> (*const T, *const T) {
         debug_assert_eq!(size_of::<T>(), self.dtype.bytes());
-        let at = self.page_start(layer, page) + head * self.head_elements();
+        let at = self.page_start(self.offsets[layer] + head, page);
         // SAFETY: the caller's duty.
         unsafe {
             let keys = self.memory.as_ptr().cast::<T>().add(at).cast_const();
@@ -171,7 +179,6 @@ impl KvStore {
         let (heads, slot) = (self.kv_heads(layer), slot as usize);
         assert!(slot < self.slots, "write: slot {slot} of {}", self.slots);
         assert!(k.len() == heads * self.dim && v.len() == k.len(), "write: {} and {} floats", k.len(), v.len());
-        let base = self.page_start(layer, slot / PAGE);
         let lane = slot % PAGE;
         // SAFETY (both pointers): inside the allocation, as checked above, aligned, and reached only through atomics
         // while the store is shared.
@@ -182,26 +189,36 @@ impl KvStore {
             AtomicU16::from_ptr(self.memory.as_ptr().cast::<u16>().add(at)).store(x, Relaxed);
         };
         for head in 0..heads {
-            let keys = base + head * self.head_elements();
+            let keys = self.page_start(self.offsets[layer] + head, slot / PAGE);
             let values = keys + PAGE * self.dim + lane * self.width;
             let range = head * self.dim..(head + 1) * self.dim;
-            for (e, (&k, &v)) in k[range.clone()].iter().zip(&v[range]).enumerate() {
-                let (key, value) = (keys + e * PAGE + lane, values + e);
-                match self.dtype {
-                    KvDtype::F32 => {
-                        put32(key, k);
-                        put32(value, v);
-                    }
-                    KvDtype::F16 => {
-                        put16(key, f16::from_f32(k).to_bits());
-                        put16(value, f16::from_f32(v).to_bits());
-                    }
-                    KvDtype::Bf16 => {
-                        put16(key, bf16::from_f32(k).to_bits());
-                        put16(value, bf16::from_f32(v).to_bits());
-                    }
+            let (k, v) = (&k[range.clone()], &v[range]);
+            if self.dtype == KvDtype::F32 {
+                for (e, (&k, &v)) in k.iter().zip(v).enumerate() {
+                    put32(keys + e * PAGE + lane, k);
+                    put32(values + e, v);
+                }
+                continue;
+            }
+            let mut short = [[0u16; NARROW]; 2];
+            for (first, (k, v)) in k.chunks(NARROW).zip(v.chunks(NARROW)).enumerate() {
+                self.narrow(k, &mut short[0]);
+                self.narrow(v, &mut short[1]);
+                for e in 0..k.len() {
+                    put16(keys + (first * NARROW + e) * PAGE + lane, short[0][e]);
+                    put16(values + first * NARROW + e, short[1][e]);
                 }
             }
+        }
+    }
+
+    /// Round up to [`NARROW`] floats to the store's two-byte type.
+    fn narrow(&self, from: &[f32], to: &mut [u16; NARROW]) {
+        let to = &mut to[..from.len()];
+        if self.dtype == KvDtype::F16 {
+            to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from);
+        } else {
+            to.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(from);
         }
     }
 
@@ -243,29 +260,43 @@ impl KvStore {
     /// They exist, `T` has the dtype's size, nobody else uses the store.
     unsafe fn copy_run<T: Copy>(&mut self, from: usize, to: usize, n: usize) {
         let memory = self.memory.as_ptr().cast::<T>();
-        let (source, target) = (self.page_start(0, from / PAGE), self.page_start(0, to / PAGE));
-        let page = self.offsets[self.layers()];
-        // SAFETY: the caller's duty. Ascending order, element by element, is what copying slot by slot would do.
-        unsafe {
-            if n == PAGE {
-                std::ptr::copy_nonoverlapping(memory.add(source), memory.add(target), page);
-                return;
-            }
-            for head in (0..page).step_by(self.head_elements()) {
+        for head in 0..self.offsets[self.layers()] {
+            // SAFETY: the caller's duty. Ascending order, element by element, is what copying slot by slot would do.
+            unsafe {
+                let source = memory.add(self.page_start(head, from / PAGE));
+                let target = memory.add(self.page_start(head, to / PAGE));
+                if n == PAGE {
+                    std::ptr::copy_nonoverlapping(source, target, self.page_elements());
+                    continue;
+                }
                 for e in 0..self.dim {
-                    let row = head + e * PAGE;
                     for i in 0..n {
-                        *memory.add(target + row + to % PAGE + i) = *memory.add(source + row + from % PAGE + i);
+                        *target.add(e * PAGE + to % PAGE + i) = *source.add(e * PAGE + from % PAGE + i);
                     }
                 }
-                let values = head + PAGE * self.dim;
                 for i in 0..n {
-                    let row = |slot: usize| values + (slot % PAGE + i) * self.width;
-                    std::ptr::copy(memory.add(source + row(from)), memory.add(target + row(to)), self.dim);
+                    let value = |slot: usize| PAGE * self.dim + (slot % PAGE + i) * self.width;
+                    std::ptr::copy(source.add(value(from)), target.add(value(to)), self.dim);
                 }
             }
         }
     }
+}
+
+/// Keep huge pages away: each head's first write would touch one, and a short context would cost megabytes a head.
+fn small_pages(memory: NonNull<u8>, layout: Layout) {
+    #[cfg(target_os = "linux")]
+    {
+        const SMALL: usize = 4096;
+        let start = (memory.as_ptr() as usize).next_multiple_of(SMALL);
+        let end = (memory.as_ptr() as usize + layout.size()) / SMALL * SMALL;
+        if start < end {
+            // SAFETY: whole pages of our own allocation. Advice only: a refusal changes nothing.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_NOHUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (memory, layout);
 }
 
 impl Drop for KvStore {

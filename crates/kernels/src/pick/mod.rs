@@ -3,6 +3,7 @@
 //! A row is reduced in pieces of [`PIECE`] tokens whose results are joined in order, so that the `*_with` twins, which
 //! share the pieces among threads, give the same bits.
 use crate::pool::Pool;
+use std::sync::OnceLock;
 
 mod keep;
 mod race;
@@ -38,14 +39,16 @@ fn pieces<T: Copy + Default + Send + Sync>(
     f: impl Fn(usize) -> T + Sync,
     mut each: impl FnMut(T),
 ) {
+    // Rows beyond 262144 tokens are reduced by one thread.
+    const SHARED: usize = 64;
     let count = len.div_ceil(PIECE);
     match pool {
-        Some(pool) if count > 1 && pool.threads() > 1 => {
-            let slots: Vec<std::sync::OnceLock<T>> = (0..count).map(|_| std::sync::OnceLock::new()).collect();
+        Some(pool) if (2..=SHARED).contains(&count) && pool.threads() > 1 => {
+            let slots = [const { OnceLock::new() }; SHARED];
             pool.run(count, &|i| {
                 let _ = slots[i].set(f(i));
             });
-            slots.into_iter().for_each(|slot| each(slot.into_inner().unwrap_or_default()));
+            slots.into_iter().take(count).for_each(|slot| each(slot.into_inner().unwrap_or_default()));
         }
         _ => (0..count).for_each(|i| each(f(i))),
     }
