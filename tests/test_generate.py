@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import omnidecode
 from omnidecode import LLM, RequestError, RequestOutput, SamplingParams, TokenRecycling
 
 CHAT = [{"role": "user", "content": "List five animals that live in the sea, one per line."}]
@@ -150,7 +151,7 @@ def test_bias_allowed_bad_words_and_penalties(llm: LLM) -> None:
     assert len(set(held.token_ids)) > len(set(free.token_ids))
 
 
-def test_python_logits_processor(llm: LLM) -> None:
+def test_companions_in_python(llm: LLM) -> None:
     prompt = "The capital of France is"
     paris = ids(llm.generate(prompt, SamplingParams(temperature=0, max_tokens=1))[0])[0]
     seen: list[list[int]] = []
@@ -160,18 +161,33 @@ def test_python_logits_processor(llm: LLM) -> None:
         logits[paris] = -math.inf
 
     params = SamplingParams(temperature=0, max_tokens=8)
-    plain = llm.generate(prompt, params, logits_processors=[forbid])[0]
+    plain = llm.generate(prompt, params, companions=[forbid])[0]
     assert paris not in ids(plain)
     prompt_ids = llm.tokenize(prompt)
     assert [s for s in seen if len(s) >= len(prompt_ids)] == [prompt_ids + ids(plain)[:i] for i in range(len(seen))]
-    recycled = llm.generate(prompt, params, strategy="token-recycling", logits_processors=[forbid])[0]
+    recycled = llm.generate(prompt, params, strategy="token-recycling", companions=[forbid])[0]
     assert ids(recycled) == ids(plain)
+
+    @omnidecode.companion("forbid")
+    def named(token_ids, logits, *, token: int = 0):
+        logits[token] = -math.inf
+        return logits
+
+    by_name = llm.generate(prompt, params, companions=[{"name": "forbid", "token": paris}])[0]
+    assert ids(by_name) == ids(plain)
+    for bad, message in (
+        ("unknown", "found 'unknown'"),
+        ({"name": "forbid", "k": 1}, "no parameter 'k'"),
+        (3, "expected"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            llm.generate(prompt, params, companions=[bad])
 
     def wrong(token_ids, logits):
         raise KeyError("my mistake")
 
     with pytest.raises(Exception, match="my mistake"):
-        llm.generate(prompt, params, logits_processors=[wrong])
+        llm.generate(prompt, params, companions=[wrong])
     assert ids(llm.generate(prompt, params)[0])[0] == paris  # the engine lives on
 
 

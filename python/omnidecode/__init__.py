@@ -12,7 +12,8 @@ A strategy of your own is an async function over forwards: see :func:`strategy`.
 from __future__ import annotations
 
 from . import strategies
-from ._core import Array, Outcome, Plan, Sequence, Tree, __version__, gather
+from ._companion import companion
+from ._core import Array, Outcome, Plan, Row, Sequence, Tree, __version__, gather
 from ._strategy import Strategy, registry, strategy
 from .errors import (
     Cancelled,
@@ -43,6 +44,7 @@ __all__ = [
     "Plan",
     "RequestError",
     "RequestOutput",
+    "Row",
     "SamplingParams",
     "Sequence",
     "Strategy",
@@ -50,6 +52,7 @@ __all__ = [
     "Tree",
     "Usage",
     "__version__",
+    "companion",
     "gather",
     "registry",
     "strategy",

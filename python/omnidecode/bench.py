@@ -103,6 +103,7 @@ def bench(
     *,
     rounds: int = 3,
     chat: bool = True,
+    companions: Sequence[Any] = (),
 ) -> Report:
     """Run every strategy over all prompts, one request at a time, ``rounds`` times, alternating with plain decoding.
 
@@ -116,13 +117,14 @@ def bench(
     chosen = [resolve("plain"), *(s for s in strategies if s.name != "plain")]
     rows = [Row(s.name, s.parameters, s.guarantee) for s in chosen]
     asked: list[Any] = [[{"role": "user", "content": p}] if chat else p for p in prompts]
+    run = llm.chat if chat else llm.generate
     reference: list[list[int]] = []
     with Progress("runs") as progress:
         llm.generate(prompts[0], SamplingParams(temperature=0.0, max_tokens=4))  # touch every weight once
         for turn in range(rounds):
             for at, (strategy, row) in enumerate(zip(chosen, rows, strict=True)):
                 start = time.perf_counter()
-                outputs = [_one(llm, item, sampling, strategy, chat) for item in asked]
+                outputs = [run(item, sampling, strategy=strategy, companions=companions)[0] for item in asked]
                 row.seconds.append(time.perf_counter() - start)
                 ids = [list(one.token_ids) for output in outputs for one in output.outputs]
                 row.tokens = sum(map(len, ids))
@@ -133,8 +135,3 @@ def bench(
                 row.identical = same if row.identical is None else row.identical and same
                 progress(turn * len(chosen) + at + 1, rounds * len(chosen))
     return Report(llm.path.name, len(prompts), sampling.max_tokens, sampling.temperature, rounds, rows)
-
-
-def _one(llm: LLM, item: Any, sampling: SamplingParams, strategy: Strategy, chat: bool) -> Any:
-    run = llm.chat if chat else llm.generate
-    return run(item, sampling, strategy=strategy)[0]

@@ -258,7 +258,7 @@ def _generate(options: argparse.Namespace) -> int:
         sampling = _sampling(options, llm)
         asked: list[Any] = [[{"role": "user", "content": p}] if options.chat else p for p in prompts]
         if len(asked) == 1 and sampling.n == 1 and not options.json:
-            with llm.stream(asked[0], sampling, strategy=strategy) as stream:
+            with llm.stream(asked[0], sampling, strategy=strategy, companions=options.companion) as stream:
                 for delta in stream:
                     print(delta.text, end="", flush=True)
                 print()
@@ -266,9 +266,11 @@ def _generate(options: argparse.Namespace) -> int:
             return 0
         with Progress("prompts") as progress:
             if options.chat:
-                outputs = llm.chat(asked, sampling, strategy=strategy)
+                outputs = llm.chat(asked, sampling, strategy=strategy, companions=options.companion)
             else:
-                outputs = llm.generate(asked, sampling, strategy=strategy, progress=progress)
+                outputs = llm.generate(
+                    asked, sampling, strategy=strategy, companions=options.companion, progress=progress
+                )
         if options.json:
             _print_json([output.to_dict() for output in outputs])
             return 0
@@ -302,7 +304,7 @@ def _chat(options: argparse.Namespace) -> int:
             if not line.strip():
                 continue
             messages.append({"role": "user", "content": line.rstrip("\n")})
-            stream = llm.stream(messages, sampling, strategy=strategy)
+            stream = llm.stream(messages, sampling, strategy=strategy, companions=options.companion)
             try:
                 for delta in stream:
                     if not options.json:
@@ -337,6 +339,7 @@ def _bench(options: argparse.Namespace) -> int:
             sampling,
             rounds=options.rounds,
             chat=not options.completion,
+            companions=options.companion,
         )
     if options.json:
         _print_json(report.to_dict())

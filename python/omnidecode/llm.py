@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from . import _core
+from ._companion import LogitsProcessor, resolve_companion
 from ._strategy import Strategy, resolve
 from .errors import ModelError, RequestError
 from .hub import locate
@@ -24,9 +25,7 @@ __all__ = ["LLM"]
 Prompt = str | Sequence[int] | Mapping[str, Any]
 Message = Mapping[str, Any]
 StrategyLike = str | Mapping[str, Any] | Strategy | None
-#: ``processor(token_ids, logits)``: bend ``logits`` (an ``array.array('f')`` of the vocabulary's length) in place, or
-#: return what takes its place.
-LogitsProcessor = Callable[[list[int], Any], Any]
+CompanionLike = str | Mapping[str, Any] | LogitsProcessor
 
 
 class LLM:
@@ -103,7 +102,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
+        companions: Sequence[CompanionLike] = (),
         progress: Callable[[int, int], None] | None = None,
     ) -> list[RequestOutput]:
         """Decode one or many prompts, all in one batch; the answers come in the order of the prompts.
@@ -111,14 +110,15 @@ class LLM:
         ``prompts``: texts, lists of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``; one or many.
         ``sampling_params``: one for all or one per prompt; ``None`` takes the model's ``generation_config.json``, or
         vLLM's defaults where there is none. ``strategy``: a name, dictionary or object, one for all or one per prompt.
-        ``logits_processors``: called for each row whose logits are used, also on draft trees.
+        ``companions``: what bends the law of all these requests, in order: names registered with :func:`companion`, or
+        callables ``f(token_ids, logits)``.
         ``progress(finished, total)`` is called after each prompt.
 
         Raises :class:`RequestError` before anything runs if one of the requests is impossible. When a request fails
         while it runs, the others go on; then the first error is raised, and its ``outputs`` holds for each prompt its
         :class:`RequestOutput` or its error.
         """
-        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, logits_processors)
+        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, companions)
         return gather_blocking(self._engine, jobs, progress)
 
     async def agenerate(
@@ -127,10 +127,10 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
+        companions: Sequence[CompanionLike] = (),
     ) -> list[RequestOutput]:
         """:meth:`generate` for asyncio. Cancelling the task cancels its requests."""
-        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, logits_processors)
+        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, companions)
         return await gather_async(self._engine, jobs)
 
     def chat(
@@ -139,7 +139,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
+        companions: Sequence[CompanionLike] = (),
         **template: Any,
     ) -> list[RequestOutput]:
         """:meth:`generate` for one conversation, or many, through the model's chat template.
@@ -148,7 +148,7 @@ class LLM:
         ``add_generation_prompt`` (default True), ``continue_final_message``, ``tools``, ``documents``, and any variable
         of the template (``enable_thinking=False``).
         """
-        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, logits_processors)
+        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, companions)
         return gather_blocking(self._engine, jobs, None)
 
     async def achat(
@@ -157,11 +157,11 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
+        companions: Sequence[CompanionLike] = (),
         **template: Any,
     ) -> list[RequestOutput]:
         """:meth:`chat` for asyncio."""
-        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, logits_processors)
+        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, companions)
         return await gather_async(self._engine, jobs)
 
     def stream(
@@ -170,7 +170,7 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         *,
         strategy: StrategyLike = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
+        companions: Sequence[CompanionLike] = (),
         **template: Any,
     ) -> TextStream:
         """Decode one prompt (or one conversation), giving each :class:`Delta` as it is committed::
@@ -181,7 +181,7 @@ class LLM:
         The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
         or leaving its ``with`` block, cancels the request.
         """
-        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, logits_processors)
+        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions)
         return TextStream(self._engine, job)
 
     def astream(
@@ -190,11 +190,11 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         *,
         strategy: StrategyLike = None,
-        logits_processors: Sequence[LogitsProcessor] = (),
+        companions: Sequence[CompanionLike] = (),
         **template: Any,
     ) -> AsyncTextStream:
         """:meth:`stream` for asyncio: ``async for delta in llm.astream(prompt)``."""
-        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, logits_processors)
+        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions)
         return AsyncTextStream(self._engine, job)
 
     # Reading the model
@@ -312,7 +312,7 @@ class LLM:
         prompts: list[tuple[str | None, list[int]]],
         params: SamplingParams | Sequence[SamplingParams] | None,
         strategy: StrategyLike | Sequence[StrategyLike],
-        processors: Sequence[LogitsProcessor],
+        companions: Sequence[CompanionLike],
     ) -> list[Job]:
         if params is None:
             params = self.get_default_sampling_params()
@@ -325,13 +325,13 @@ class LLM:
                 )
         else:
             each_strategy = [resolve(strategy)] * len(prompts)  # type: ignore[arg-type]
-        for processor in processors:
-            if not callable(processor):
-                raise RequestError(f"logits_processors: expected callables, found {processor!r}")
+        if isinstance(companions, (str, Mapping)):
+            raise RequestError(f"companions: expected a list, found {companions!r}; put it in a list")
+        processors = [resolve_companion(item) for item in companions]
         jobs = []
         for (text, ids), sampling, chosen in zip(prompts, each_params, each_strategy, strict=True):
             seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, list(processors))
+            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, processors)
             job.check(self._engine)
             jobs.append(job)
         return jobs

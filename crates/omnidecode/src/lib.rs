@@ -59,3 +59,8 @@ pub use omnidecode_models as models;
 pub use omnidecode_strategies as strategies;
 pub use omnidecode_strategies::params::Options;
 pub use stream::Stream;
+
+/// The worked example of CONTRIBUTING.md, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../CONTRIBUTING.md")]
+struct Contributing;
