@@ -57,12 +57,12 @@ pub use omnidecode_core::law::Warp;
 pub use omnidecode_core::mask::{Bits, Mask};
 pub use omnidecode_core::tree::{DraftTree, Proposal, ROOT};
 pub use omnidecode_core::verify::{Noise, Rule, Verdict};
-pub use omnidecode_models::{Edits, ModelCard};
+pub use omnidecode_models::{Bias, Clamp, ClampAction, Edits, ModelCard};
 pub use outcome::{Outcome, Seen};
 pub use plan::{KvAction, LATENT, Plan, Readout, Row, Rows};
 pub use processor::{LogitsProcessor, ProcessorState};
 pub use request::{
-    Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Prompt, Reason, Request, StopReason, Strategy,
+    Alternative, Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Prompt, Reason, Request, StopReason, Strategy,
     TokenLogprob,
 };
 pub use sampling::Sampling;

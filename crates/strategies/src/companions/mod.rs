@@ -2,6 +2,10 @@
 //!
 //! `strategy` says how tokens are found, companions what bends the model or its law. `Exact` then means: as plain
 //! decoding with the same companions.
+pub mod clamp_neurons;
+pub mod majormark;
+pub mod zero_tuning;
+
 use crate::params::{Options, ParamError, ParamInfo};
 use crate::registry::ParamSet;
 use omnidecode_core::Token;
@@ -125,7 +129,11 @@ macro_rules! companions {
     };
 }
 
-companions! {}
+companions! {
+    clamp_neurons,
+    majormark,
+    zero_tuning,
+}
 
 /// The companion of this name; underscores are taken for hyphens.
 pub fn find(name: &str) -> Option<&'static CompanionEntry> {
