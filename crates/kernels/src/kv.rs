@@ -4,15 +4,13 @@
 //! context is read as a stream. A page holds 32 keys transposed, `[dim][PAGE]`, so that scores of 32 keys are formed
 //! side by side without a horizontal sum, and then its 32 values, `[PAGE][width]`, with `width` the head size rounded
 //! up to 16.
+pub use omnidecode_core::PAGE;
+
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
-
-/// Rows that a page holds. Attention accumulates over blocks of this many absolute places, so it is part of the
-/// arithmetic and not a tuning knob.
-pub const PAGE: usize = 32;
 
 /// Elements that are rounded at a time.
 const NARROW: usize = 64;
@@ -204,9 +202,9 @@ impl KvStore {
             for (first, (k, v)) in k.chunks(NARROW).zip(v.chunks(NARROW)).enumerate() {
                 self.narrow(k, &mut short[0]);
                 self.narrow(v, &mut short[1]);
-                for e in 0..k.len() {
-                    put16(keys + (first * NARROW + e) * PAGE + lane, short[0][e]);
-                    put16(values + first * NARROW + e, short[1][e]);
+                for (e, (&k, &v)) in short[0].iter().zip(&short[1]).take(k.len()).enumerate() {
+                    put16(keys + (first * NARROW + e) * PAGE + lane, k);
+                    put16(values + first * NARROW + e, v);
                 }
             }
         }

@@ -28,7 +28,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // (e^r - 1) / r on [-0.35, 0.35], relative residual 1.1e-8.
     const C: [f32; 6] = [1.0, 0.5, 1.666_65e-1, 4.166_715_5e-2, 8.369_778e-3, 1.388_887_2e-3];
     // ln 2 = HI + LO, HI with 15 bits so that n * HI is exact without fma.
-    const HI: f32 = 0.693_359_375;
+    const HI: f32 = 355.0 / 512.0;
     const LO: f32 = -2.121_944_4e-4;
     // The order of the operands lets NaN through.
     let x = s.min(s.splat(89.0), s.max(s.splat(-105.0), x));
@@ -57,7 +57,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
 pub(crate) fn erf<S: Simd>(s: S, x: S::V) -> S::V {
     // erf(x) / x in x^2 for |x| < 1, residual 1.2e-9.
     const SMALL: [f32; 7] =
-        [1.128_379_2, -3.761_262_6e-1, 1.128_358_5e-1, -2.685_381_2e-2, 5.188_327_7e-3, -8.010_193_5e-4, 7.853_861e-5];
+        [std::f32::consts::FRAC_2_SQRT_PI, -3.761_262_6e-1, 1.128_358_5e-1, -2.685_381_2e-2, 5.188_327_7e-3, -8.010_193_5e-4, 7.853_861e-5];
     // -ln(1 - erf(a)) for 1 <= a <= 4, residual 2.1e-11 after weighting with 1 - erf(a).
     const LARGE: [f32; 8] = [
         -1.880_370_8e-4,

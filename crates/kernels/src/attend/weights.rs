@@ -49,6 +49,7 @@ impl KvStore {
 ///
 /// # Panics
 /// When something that is named does not exist.
+#[expect(clippy::too_many_arguments, reason = "one key of one row of one layer has that many coordinates")]
 pub fn weights(
     kv: &mut KvStore,
     layer: usize,
