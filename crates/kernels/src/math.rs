@@ -56,8 +56,15 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn erf<S: Simd>(s: S, x: S::V) -> S::V {
     // erf(x) / x in x^2 for |x| < 1, residual 1.2e-9.
-    const SMALL: [f32; 7] =
-        [std::f32::consts::FRAC_2_SQRT_PI, -3.761_262_6e-1, 1.128_358_5e-1, -2.685_381_2e-2, 5.188_327_7e-3, -8.010_193_5e-4, 7.853_861e-5];
+    const SMALL: [f32; 7] = [
+        std::f32::consts::FRAC_2_SQRT_PI,
+        -3.761_262_6e-1,
+        1.128_358_5e-1,
+        -2.685_381_2e-2,
+        5.188_327_7e-3,
+        -8.010_193_5e-4,
+        7.853_861e-5,
+    ];
     // -ln(1 - erf(a)) for 1 <= a <= 4, residual 2.1e-11 after weighting with 1 - erf(a).
     const LARGE: [f32; 8] = [
         -1.880_370_8e-4,
