@@ -236,35 +236,21 @@ impl Writer<'_> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(x.len(), self.k, "values of an activation row");
         assert!(!self.written[row].swap(true, Ordering::Relaxed), "activation row {row} is written twice");
-        let padded = padded_inputs(self.k);
-        let mut finite = true;
-        // SAFETY: `begin` made room for `rows` rows of every form asked for; this row is ours alone (see `Sync`), and
-        // `tier` was checked when the activations were made.
+        let room = |form: Forms, stride: usize| if self.forms.contains(form) { stride } else { 0 };
+        let int8 = room(Forms::INT8, int8_stride(self.k));
+        let bf16 = room(Forms::BF16, padded_inputs(self.k));
+        let f32 = room(Forms::F32, padded_inputs(self.k));
+        // SAFETY: `begin` made room for `rows` rows of every form asked for, and this row is ours alone (see `Sync`); `tier`
+        // was checked when the activations were made.
         unsafe {
-            if self.forms.contains(Forms::INT8) {
-                let stride = int8_stride(self.k);
-                let records = std::slice::from_raw_parts_mut(self.int8.add(row * stride), stride);
-                finite &= on_tier(self.tier, x, records);
-            }
-            if self.forms.contains(Forms::BF16) {
-                let out = std::slice::from_raw_parts_mut(self.bf16.add(row * padded), padded);
-                let (values, rest) = out.split_at_mut(self.k);
-                for (y, x) in values.iter_mut().zip(x) {
-                    *y = half::bf16::from_f32(*x).to_bits();
-                }
-                rest.fill(0);
-            }
-            if self.forms.contains(Forms::F32) {
-                let out = std::slice::from_raw_parts_mut(self.f32.add(row * padded), padded);
-                let (values, rest) = out.split_at_mut(self.k);
-                values.copy_from_slice(x);
-                rest.fill(0.0);
-            }
+            let row = Row {
+                x,
+                int8: std::slice::from_raw_parts_mut(self.int8.add(row * int8), int8),
+                bf16: std::slice::from_raw_parts_mut(self.bf16.add(row * bf16), bf16),
+                f32: std::slice::from_raw_parts_mut(self.f32.add(row * f32), f32),
+            };
+            row.write_on(self.tier)
         }
-        if !self.forms.contains(Forms::INT8) {
-            finite = largest(x) < INFINITY;
-        }
-        finite
     }
 }
 
@@ -277,32 +263,54 @@ fn largest(x: &[f32]) -> u32 {
     x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7FFF_FFFF))
 }
 
-/// Quantizes a row with the vectors of a tier. The arithmetic is the same on all of them.
-///
-/// # Safety
-/// The machine has the tier.
-unsafe fn on_tier(tier: Tier, x: &[f32], records: &mut [u32]) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512(x: &[f32], records: &mut [u32]) -> bool {
-            quantize_row(x, records)
+/// A row and where its forms go; a form that was not asked for has no room.
+struct Row<'a> {
+    x: &'a [f32],
+    int8: &'a mut [u32],
+    bf16: &'a mut [u16],
+    f32: &'a mut [f32],
+}
+
+impl Row<'_> {
+    /// Writes every form with the vectors of a tier; false where a value is not finite. The arithmetic is the same on all.
+    ///
+    /// # Safety
+    /// The machine has the tier.
+    unsafe fn write_on(self, tier: Tier) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // The compiler makes slower code of it with AVX-512.
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2(row: Row<'_>) -> bool {
+                row.write()
+            }
+            if tier.avx2() {
+                // SAFETY: the tier has these features.
+                return unsafe { avx2(self) };
+            }
         }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(x: &[f32], records: &mut [u32]) -> bool {
-            quantize_row(x, records)
-        }
-        if tier.avx512() {
-            // SAFETY: the tier has these features.
-            return unsafe { avx512(x, records) };
-        }
-        if tier.avx2() {
-            // SAFETY: the tier has these features.
-            return unsafe { avx2(x, records) };
-        }
+        let _ = tier;
+        self.write()
     }
-    let _ = tier;
-    quantize_row(x, records)
+
+    #[inline(always)]
+    fn write(self) -> bool {
+        if !self.bf16.is_empty() {
+            let (values, padding) = self.bf16.split_at_mut(self.x.len());
+            for (y, x) in values.iter_mut().zip(self.x) {
+                // To nearest, ties to even. What is not finite comes out wrong, but it is told of.
+                let bits = x.to_bits();
+                *y = (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
+            }
+            padding.fill(0);
+        }
+        if !self.f32.is_empty() {
+            let (values, padding) = self.f32.split_at_mut(self.x.len());
+            values.copy_from_slice(self.x);
+            padding.fill(0.0);
+        }
+        if self.int8.is_empty() { largest(self.x) < INFINITY } else { quantize_row(self.x, self.int8) }
+    }
 }
 
 /// Writes the records of a row; false where a value is not finite.
