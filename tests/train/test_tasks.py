@@ -49,8 +49,8 @@ def test_judges_know_right_from_wrong():
     assert not sudoku.judge("4234341221434320=", "1234341221434321"), "a given digit was changed"
     assert not sudoku.judge("0000000000000000=", "1234123412341234")
     graphs = find("prosqa-cot").task
-    assert graphs.judge("AB,CD,BE:A?E|D", "AB,BE,#E")
-    assert not graphs.judge("AB,CD,BE:A?E|D", "CD,#D")
+    assert graphs.judge("AB,CD,BE:A?E|D", "BE#E")
+    assert not graphs.judge("AB,CD,BE:A?E|D", "D#D")
 
 
 def test_the_canvas_is_filled_with_eos_and_lengths_are_checked():

@@ -1,7 +1,7 @@
-"""Which of two nodes can be reached: graphs of 8 to 12 nodes after ProsQA, by written steps or by continuous thoughts.
+"""Which of two nodes can be reached: graphs of 6 to 9 nodes after ProsQA, by written steps or by continuous thoughts.
 
-`AB,CD,BE:A?E|D` asks whether E or D can be reached from A; the written answer is the path, an edge a step, and the node:
-`AB,BE,#E`. Coconut (arXiv:2412.06769, sheet 34) replaces the first s steps by s thoughts: behind `<|start-latent|>` the state
+`AB,CD,BE:A?E|D` asks whether E or D can be reached from A; the written answer is the path, a node a step, and the node asked
+for: `BE#E`. Coconut (arXiv:2412.06769, sheet 34) replaces the first s steps by s thoughts: behind `<|start-latent|>` the state
 after the final norm is fed back as the next input, s times, then comes `<|end-latent|>` and the rest of the answer.
 """
 
@@ -16,16 +16,16 @@ from omnidecode.train import alphabet
 from omnidecode.train.recipe import Recipe, Row, Task, questions
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-HOPS = 4
+HOPS = 3
 
 
 class Graphs(Task):
     prompt, canvas, block = 0, 24, 24
 
     def sample(self, random: random.Random) -> tuple[str, str]:
-        """A graph grown from two roots; the question starts at the first, whose nodes are the right ones. 2 to 4 hops."""
+        """A graph grown from two roots; the question starts at the first, whose nodes are the right ones. 2 or 3 hops."""
         while True:
-            nodes = random.sample(LETTERS, random.randint(8, 12))
+            nodes = random.sample(LETTERS, random.randint(6, 9))
             root, parents = nodes[0], {}
             for at, node in enumerate(nodes[2:], 2):
                 parents[node] = random.sample(nodes[:at], random.choice((1, 1, 2)))
@@ -39,9 +39,8 @@ class Graphs(Task):
                 pair = [target, random.choice(wrong)]
                 random.shuffle(pair)
                 random.shuffle(edges)
-                return f"{','.join(edges)}:{root}?{'|'.join(pair)}", "".join(
-                    e + "," for e in paths[target]
-                ) + "#" + target
+                path = "".join(edge[1] for edge in paths[target])
+                return f"{','.join(edges)}:{root}?{'|'.join(pair)}", f"{path}#{target}"
 
     def judge(self, question: str, answer: str) -> bool:
         edges, query = question.split(":")
@@ -66,8 +65,8 @@ def reach(edges: list[str], root: str) -> dict[str, list[str]]:
 
 def answer_behind(answer: str, thoughts: int) -> str:
     """What is still written when the first `thoughts` steps are thought."""
-    *steps, end = answer.split(",")
-    return "".join(s + "," for s in steps[thoughts:]) + end
+    path, _, end = answer.partition("#")
+    return path[thoughts:] + "#" + end
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ def think(model: Any, prompts: list[list[int]], thoughts: int, limit: int) -> li
 
 
 TASK = Graphs()
-SHAPE = dict(attention="causal", layers=5)
+SHAPE = dict(attention="causal")
 RECIPES = {
-    "prosqa-cot": Recipe("prosqa-cot", TASK, SHAPE, steps=2500, batch=32, learning_rate=2e-3),
-    "prosqa-coconut": Coconut("prosqa-coconut", TASK, SHAPE, steps=2500, batch=32, learning_rate=1e-3),
+    "prosqa-cot": Recipe("prosqa-cot", TASK, SHAPE, steps=800, batch=64, learning_rate=3e-3),
+    "prosqa-coconut": Coconut("prosqa-coconut", TASK, SHAPE, steps=800, batch=64, learning_rate=1e-3),
 }
