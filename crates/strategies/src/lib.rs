@@ -7,6 +7,7 @@
 
 pub mod autoregressive;
 pub mod companions;
+pub mod diffusion;
 pub mod params;
 pub mod registry;
 pub mod speculative;
@@ -15,6 +16,10 @@ pub use registry::{Card, Entry, ParamSet, RegistryError, System, find, strategy}
 
 registry::strategies! {
     autoregressive::plain,
+    diffusion::dream,
+    diffusion::freedave,
+    diffusion::llada,
+    diffusion::sdar,
     speculative::draft_model,
     speculative::dyspec,
     speculative::prompt_lookup,
