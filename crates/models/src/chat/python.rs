@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(at(0), "1970-01-01 00:00:00 Thu 001 1 Jan AM");
         assert_eq!(at(951_782_400), "2000-02-29 00:00:00 Tue 060 29 Feb AM");
         assert_eq!(at(1_735_689_599), "2024-12-31 23:59:59 Tue 366 31 Dec PM");
-        assert_eq!(strftime("%Q %- %", 0), "%Q %- %".replace("%- %", "%- %"));
+        assert_eq!(strftime("%Q %", 0), "%Q %");
     }
 
     #[test]
