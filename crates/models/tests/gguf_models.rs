@@ -59,10 +59,10 @@ fn smollm2_135m_instruct_q4_1() {
 
 #[test]
 fn qwen2_5_coder_0_5b_q4_k_m() {
-    compare("OMNIDECODE_TEST_QWEN_GGUF", "qwen2.5-coder-0.5b.json");
+    compare("OMNIDECODE_TEST_GGUF_QWEN", "qwen2.5-coder-0.5b.json");
 }
 
 #[test]
 fn gemma_3_270m_q4_k_m() {
-    compare("OMNIDECODE_TEST_GEMMA_GGUF", "gemma-3-270m.json");
+    compare("OMNIDECODE_TEST_GGUF_GEMMA", "gemma-3-270m.json");
 }
