@@ -30,6 +30,8 @@ pub struct ModelCard {
     pub shift: usize,
     /// Whether the model was trained with bidirectional attention over a canvas.
     pub bidirectional: bool,
+    /// An adapter's layer of the main model: the states that leave it are its embeddings.
+    pub exit_layer: Option<usize>,
     /// Block length of a block-causal diffusion model.
     pub block: Option<usize>,
     /// Bytes of weights that one row reads (experts counted as active).

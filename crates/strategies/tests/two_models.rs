@@ -290,11 +290,12 @@ fn shapes_of_rsd_trees() {
         assert_eq!(cost, (5, 1 + 4 * 4), "one draft forward a level");
     }
     // One-hot draft: every level has one node.
-    let one = probe!(warm(1, 2.0), vec![3, 1, 4], |seq| {
-        let mut draft = Draft::open(seq, Some(0.01), Verifier::Rejection)?;
+    let one_hot = Sampling { top_k: 1, ..warm(1, 2.0) };
+    let one = probe!(one_hot, vec![3, 1, 4], |seq| {
+        let mut draft = Draft::open(seq, None, Verifier::Rejection)?;
         rsd_s::grow(&mut draft, seq, 4, 3).await?
     });
-    assert!(one.len() >= 3 && one.levels() == 3, "{one:?}");
+    assert_eq!((one.len(), one.levels()), (3, 3), "{one:?}");
 }
 
 /// Sheet 40, contract 3: the last level is a sample of sequences without replacement.
@@ -306,7 +307,7 @@ fn stochastic_beams_hold_sequences_by_their_law() {
     let handles: Vec<_> = (0..n)
         .map(|seed| {
             let sender = sender.clone();
-            let strategy = Strategy::new("probe", Guarantee::Exact, move |mut seq| async move {
+            let strategy = Strategy::new("probe", Guarantee::Exact, move |seq| async move {
                 let mut draft = Draft::open(&seq, None, Verifier::Rejection)?;
                 // All laws once, from one tree that has every node.
                 let tree = rsd_c::grow(&mut draft, &seq, &[4, 4]).await?;
@@ -440,18 +441,24 @@ fn dyspec_trees() {
         assert_eq!(b.forwards, spent);
         assert!(b.forwards >= b.tree.levels() && b.forwards <= b.tree.levels() + 1, "a draft forward a level");
     }
-    let (one, same, none, hot) = probe!(warm(1, 2.5), vec![3, 1, 4], |seq| {
+    let (one, same, none) = probe!(warm(1, 2.5), vec![3, 1, 4], |seq| {
         let mut draft = Draft::open(seq, None, Verifier::Rejection)?;
         let one = by_value(&mut draft, seq, Limits { nodes: 1, levels: 9, threshold: 0.0 }).await?;
         let same = by_level(&mut draft, seq, Limits { nodes: 99, levels: 9, threshold: 1.0 }).await?;
         let none = by_level(&mut draft, seq, Limits { nodes: 99, levels: 9, threshold: 1.5 }).await?;
-        let mut sure = Draft::open(seq, Some(0.01), Verifier::Rejection)?;
-        let hot = by_level(&mut sure, seq, Limits { nodes: 99, levels: 6, threshold: 0.01 }).await?;
-        (one.tree, same.tree, none.tree, hot.tree)
+        (one.tree, same.tree, none.tree)
     });
     assert_eq!((one.len(), none.len()), (1, 0));
     assert_eq!(one, same, "m = 1 and t = 1 draw one token");
-    assert_eq!((hot.len(), hot.levels()), (6, 6), "a one-hot draft gives a chain");
+    let one_hot = Sampling { top_k: 1, ..warm(1, 2.0) };
+    let (a, b) = probe!(one_hot, vec![3, 1, 4], |seq| {
+        let mut draft = Draft::open(seq, None, Verifier::Rejection)?;
+        let limits = Limits { nodes: 99, levels: 6, threshold: 0.0 };
+        let a = by_value(&mut draft, seq, limits).await?;
+        (a, by_level(&mut draft, seq, Limits { threshold: 0.01, ..limits }).await?)
+    });
+    assert_eq!((a.tree.len(), a.tree.levels()), (6, 6), "a one-hot draft gives a chain");
+    assert_eq!(a.tree, b.tree);
 }
 
 /// Law 5: a draft as dear as the target is not asked.

@@ -28,7 +28,7 @@ impl Config {
             ("num_attention_heads", self.heads, 1 << 14),
             ("num_key_value_heads", self.kv_heads, 1 << 14),
             ("head_dim", self.head_dim, 1 << 16),
-            ("intermediate_size", self.intermediate, WIDE),
+            ("intermediate_size", self.intermediate.max(1), WIDE),
             ("max_position_embeddings", self.context, 1 << 31),
         ])?;
         if !self.heads.is_multiple_of(self.kv_heads) {

@@ -249,6 +249,7 @@ fn read(k: &Keys<'_>, tensors: &dyn Tensors) -> Result<Config> {
         qkv_bias: has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias"),
         o_bias: has("blk.0.attn_output.bias"),
         mlp_bias: has("blk.0.ffn_up.bias"),
+        exit_layer: None,
         tied: !has("output.weight"),
         embedding_scale: if gemma {
             (hidden as f32).sqrt()

@@ -32,10 +32,11 @@ pub(super) enum Family {
     Dream,
     Sdar,
     SdarMoe,
+    Kangaroo,
 }
 use Family::*;
 
-const FAMILIES: [(&str, Family); 19] = [
+const FAMILIES: [(&str, Family); 20] = [
     ("llama", Llama),
     ("mistral", Mistral),
     ("mixtral", Mixtral),
@@ -55,6 +56,7 @@ const FAMILIES: [(&str, Family); 19] = [
     ("Dream", Dream),
     ("sdar", Sdar),
     ("sdar_moe", SdarMoe),
+    ("kangaroo", Kangaroo),
 ];
 
 impl Family {
@@ -154,6 +156,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
         Some(width) => width,
         None if family == Llada => hidden * f.size(&["mlp_ratio"])?.unwrap_or(4).min(1 << 10),
         None if family == Gpt2 => 4 * hidden,
+        None if family == Kangaroo => 0,
         None => f.need(&["intermediate_size"])?,
     };
     let context = f
@@ -259,6 +262,10 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
             Llada => attention_bias,
             Llama | Granite | SmolLm3 => f.boolean(&["mlp_bias"])?.unwrap_or(false),
             _ => false,
+        },
+        exit_layer: match family {
+            Kangaroo => Some(f.need(&["exit_layer"])?),
+            _ => None,
         },
         tied: f
             .boolean(&["tie_word_embeddings", "weight_tying"])?

@@ -105,7 +105,7 @@ pub struct LayerConfig {
     pub sparse: bool,
 }
 
-/// A decoder, by its fields. Every size has been checked: none is zero, heads divide, products fit in memory.
+/// A decoder, by its fields. Every size has been checked: none but `intermediate` is zero, heads divide, products fit in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `model_type` or `general.architecture`, for messages; nothing else depends on it once the fields are read.
@@ -120,7 +120,7 @@ pub struct Config {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Width of the dense feed-forward activation.
+    /// Width of the dense feed-forward activation; 0 where layers are attention alone.
     pub intermediate: usize,
     /// Its function.
     pub activation: Activation,
@@ -152,6 +152,8 @@ pub struct Config {
     pub o_bias: bool,
     /// Whether the feed-forward products add a bias.
     pub mlp_bias: bool,
+    /// An adapter behind this layer of another model, whose head it uses; it has no embedding and no head of its own.
+    pub exit_layer: Option<usize>,
     /// Whether the head is the embedding.
     pub tied: bool,
     /// Factor on embeddings, already rounded as the model's number format would (Gemma: √hidden).

@@ -30,13 +30,55 @@ impl Decoder {
     /// # Errors
     /// [`ModelError`] when a tensor is missing or has another shape than the configuration says.
     pub fn load(weights: &Weights, options: &Options) -> Result<Decoder> {
+        if let Some(layer) = weights.config().exit_layer {
+            let found = format!("an adapter behind layer {layer} of another model");
+            return Err(ModelError::unsupported("a model with an embedding and a head of its own", found));
+        }
+        Self::assemble(weights, options, None)
+    }
+
+    /// Pack an adapter of `main`: layers behind a norm, on the states that leave a layer of `main`, with its head. Rows
+    /// are to enter as embeddings.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`], and [`ModelError::UnsupportedConfig`] when the weights are no adapter of this model.
+    pub fn load_adapter(weights: &Weights, main: &Decoder, options: &Options) -> Result<Decoder> {
+        let (own, theirs) = (weights.config(), &main.config);
+        let expected = || {
+            let Config { hidden, vocab, layers, .. } = theirs;
+            format!("an adapter for a model of width {hidden}, {vocab} tokens and {} layers", layers.len())
+        };
+        let fits = (own.hidden, own.vocab) == (theirs.hidden, theirs.vocab);
+        match own.exit_layer {
+            Some(exit) if fits && (1..theirs.layers.len()).contains(&exit) => {
+                Self::assemble(weights, options, Some(main))
+            }
+            Some(exit) => {
+                let found = format!("one behind layer {exit}, of width {} and {} tokens", own.hidden, own.vocab);
+                Err(ModelError::unsupported(expected(), found))
+            }
+            None => Err(ModelError::unsupported(expected(), format!("a whole model ({})", own.architecture))),
+        }
+    }
+
+    fn assemble(weights: &Weights, options: &Options, main: Option<&Decoder>) -> Result<Decoder> {
         weights.check()?;
-        let config = weights.config().clone();
+        let mut config = weights.config().clone();
+        if let Some(main) = main {
+            // The head is the other model's, and so is what follows it.
+            (config.logit_scale, config.final_softcap) = (main.config.logit_scale, main.config.final_softcap);
+        }
         let threads = || Arc::new(Pool::new(options.threads.unwrap_or_else(default_threads)));
         let pool = options.pool.clone().unwrap_or_else(threads);
         let source = Source { weights, config: &config, pool: &pool };
-        let embedding = Arc::new(source.matrix(None, Part::Embedding)?);
-        let head = if config.tied { embedding.clone() } else { Arc::new(source.matrix(None, Part::Output)?) };
+        let (embedding, head) = match main {
+            Some(main) => (main.embedding.clone(), main.head.clone()),
+            None => {
+                let embedding = Arc::new(source.matrix(None, Part::Embedding)?);
+                let tied = config.tied.then(|| embedding.clone());
+                (embedding, tied.map_or_else(|| source.matrix(None, Part::Output).map(Arc::new), Ok)?)
+            }
+        };
         let positions = match config.learned_positions {
             Some(_) => Some(Positions(source.need(None, Part::Position, Field::Weight)?.to_f32()?)),
             None => None,
@@ -51,7 +93,8 @@ impl Decoder {
             Rope::new(frequencies, factor, layout)
         };
         let float = weights.part(None, Part::Embedding, Field::Weight).is_some_and(|t| t.dtype == Dtype::F32);
-        let kv_dtype = options.kv_dtype.unwrap_or(if float { KvDtype::F32 } else { KvDtype::F16 });
+        let own = if float { KvDtype::F32 } else { KvDtype::F16 };
+        let kv_dtype = options.kv_dtype.unwrap_or(main.map_or(own, |main| main.kv_dtype));
         let mut decoder = Decoder {
             card: card(&config, weights),
             ropes: config.ropes.iter().map(rope).collect(),
@@ -95,6 +138,7 @@ fn card(config: &Config, weights: &Weights) -> ModelCard {
         bos: config.bos,
         eos: config.eos.clone(),
         mask: config.mask,
+        exit_layer: config.exit_layer,
         pad: config.pad,
         shift: config.logit_shift,
         bidirectional: config.attention == Attention::Full,

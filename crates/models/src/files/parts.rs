@@ -166,21 +166,28 @@ fn required(c: &Config, layer: Option<usize>) -> Vec<(Part, Field)> {
         }
     };
     let Some(n) = layer else {
-        parts.push((Part::Embedding, Field::Weight));
-        parts.push((Part::Output, Field::Weight));
+        if c.exit_layer.is_none() {
+            parts.push((Part::Embedding, Field::Weight));
+            parts.push((Part::Output, Field::Weight));
+        }
         if c.learned_positions.is_some() {
             parts.push((Part::Position, Field::Weight));
         }
         norm(Part::OutputNorm, &mut parts);
         return parts;
     };
+    let fed = c.intermediate > 0 || c.layers[n].sparse;
     if c.norm_placement != NormPlacement::Post {
         norm(Part::AttnNorm, &mut parts);
-        norm(Part::FfnNorm, &mut parts);
+        if fed {
+            norm(Part::FfnNorm, &mut parts);
+        }
     }
     if c.norm_placement != NormPlacement::Pre {
         norm(Part::AttnPostNorm, &mut parts);
-        norm(Part::FfnPostNorm, &mut parts);
+        if fed {
+            norm(Part::FfnPostNorm, &mut parts);
+        }
     }
     if c.qk_norm != QkNorm::None {
         norm(Part::QNorm, &mut parts);
@@ -205,6 +212,7 @@ fn required(c: &Config, layer: Option<usize>) -> Vec<(Part, Field)> {
                 }
             }
         }
+        None if !fed => {}
         None => {
             if c.gated {
                 product(Part::Gate, c.mlp_bias, &mut parts);

@@ -6,7 +6,6 @@
 use super::drafting::{Draft, Verifier};
 use super::worth::Depths;
 use crate::registry::{Card, System};
-use omnidecode_core::tree::{DraftTree, ROOT};
 use omnidecode_engine::{Guarantee, Readout, Result, Sequence};
 
 crate::params! {
@@ -48,11 +47,7 @@ impl System for Params {
             if self.adaptive {
                 levels = draft.worth(seq, &depths, (1..=levels).map(|n| (n, 1)));
             }
-            let tree = if draft.matches() {
-                draft.run_ahead(seq, levels, self.confidence).await?
-            } else {
-                self.draw(&mut draft, seq, levels).await?
-            };
+            let tree = draft.chain(seq, levels, self.confidence).await?;
             let verdict = draft.verify(seq, &tree).await?;
             let (drafted, right) = (tree.len(), verdict.path.len());
             depths.learn(drafted, right);
@@ -67,21 +62,3 @@ impl System for Params {
 
 /// Longest draft.
 const MOST: usize = 64;
-
-impl Params {
-    /// Draw from the draft's laws, token after token.
-    async fn draw(&self, draft: &mut Draft, target: &Sequence, levels: usize) -> Result<DraftTree> {
-        let mut tree = draft.start(target);
-        let mut at = ROOT;
-        while tree.len() < levels {
-            draft.think(&tree, &[at]).await?;
-            let Some(&token) = draft.draws(&tree, at, 1).first() else { break };
-            let sure = f64::from(draft.law(at)[token as usize]);
-            at = tree.add(at, token);
-            if sure < self.confidence {
-                break;
-            }
-        }
-        Ok(tree)
-    }
-}

@@ -180,12 +180,29 @@ impl Draft {
         let p = |node| warp.law(seen.at(node).logits());
         Ok(rejection(tree, Rule::Recursive, target.noise(), p, |node| self.law(node)))
     }
-    /// The draft's own choices, one after the other, as a chain: the cheap way where the verifier matches. Ends behind a
-    /// token that the draft gave less than `confidence`.
+    /// A chain of drafted tokens. Ends behind a token that the draft gave less than `confidence`.
     ///
     /// # Errors
     /// As [`Sequence::forward`].
-    pub async fn run_ahead(&mut self, target: &Sequence, levels: usize, confidence: f64) -> Result<DraftTree> {
+    pub async fn chain(&mut self, target: &Sequence, levels: usize, confidence: f64) -> Result<DraftTree> {
+        if self.matches() {
+            return self.run_ahead(target, levels, confidence).await;
+        }
+        let mut tree = self.start(target);
+        let mut at = ROOT;
+        while tree.len() < levels {
+            self.think(&tree, &[at]).await?;
+            let Some(&token) = self.draws(&tree, at, 1).first() else { break };
+            let sure = f64::from(self.law(at)[token as usize]);
+            at = tree.add(at, token);
+            if sure < confidence {
+                break;
+            }
+        }
+        Ok(tree)
+    }
+    /// The cheap way where the verifier matches: the draft's own choices, no laws.
+    async fn run_ahead(&mut self, target: &Sequence, levels: usize, confidence: f64) -> Result<DraftTree> {
         let mut tokens = Vec::new();
         if levels > 0 {
             self.seq.follow(target);

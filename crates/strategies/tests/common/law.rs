@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 const ALLOWED: [Token; 4] = [5, 9, 20, 33];
 const DEPTH: usize = 3;
 /// Requests of one simulation.
-pub const RUNS: usize = 20_000;
+pub const RUNS: usize = 6_000;
 
 /// The prompt of every run.
 pub const PROMPT: [Token; 3] = [3, 1, 4];

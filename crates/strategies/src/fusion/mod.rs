@@ -1,0 +1,2 @@
+//! Several models, one text.
+pub mod fs_gen;

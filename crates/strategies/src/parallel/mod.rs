@@ -1,0 +1,3 @@
+//! Several texts at once.
+pub mod ngrams;
+pub mod superposed;
