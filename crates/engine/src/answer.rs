@@ -1,7 +1,8 @@
 //! What is sent of a request's answer, and when it ends.
+use crate::judge::Judge;
 use crate::plan::LATENT;
 use crate::processor::LogitsProcessor;
-use crate::request::{Delta, Event, Outbox, Reason, StopReason, TokenLogprob};
+use crate::request::{Alternative, Delta, Event, Note, Outbox, Reason, StopReason, TokenLogprob};
 use crate::sampling::Sampling;
 use crate::text::{Detokenizer, Text};
 use crate::usage::Origin;
@@ -13,6 +14,7 @@ pub(crate) struct Rules {
     pub sampling: Sampling,
     pub processors: Vec<Arc<dyn LogitsProcessor>>,
     pub text: Option<Arc<dyn Detokenizer>>,
+    pub judge: Option<Arc<dyn Judge>>,
     /// End-of-text tokens of the main model.
     pub eos: Vec<Token>,
     pub context: usize,
@@ -30,6 +32,12 @@ impl Rules {
 pub(crate) struct End {
     pub reason: Reason,
     pub stop: Option<StopReason>,
+}
+impl End {
+    /// Whether the last token ended it, not its text or the length.
+    pub fn by_token(&self) -> bool {
+        self.reason == Reason::Stop && !matches!(self.stop, Some(StopReason::Text(_)))
+    }
 }
 
 /// Generated tokens of one sequence as a reader would see them.
@@ -71,7 +79,7 @@ impl Progress {
         } else if may_stop && !s.ignore_eos && rules.eos.contains(&token) {
             end = Some(End::default());
         }
-        if wants_text || !s.stop.is_empty() {
+        if wants_text || self.text.is_some() || !s.stop.is_empty() {
             let last_is_end = end.is_some();
             let from = self.read(rules, generated, last_is_end);
             if let (Some(text), true) = (&mut self.text, may_stop && !last_is_end)
@@ -118,11 +126,13 @@ pub(crate) struct Output {
     /// Tokens sent or pending.
     pub tokens: usize,
     pub end: End,
+    pub others: Vec<Alternative>,
+    pub notes: Vec<Note>,
 }
 
 impl Output {
     pub fn new(outbox: Outbox) -> Self {
-        Self { outbox, places: 0, bytes: 0, pending: Delta::default(), tokens: 0, end: End::default() }
+        Self { outbox, places: 0, bytes: 0, pending: Delta::default(), tokens: 0, end: End::default(), others: Vec::new(), notes: Vec::new() }
     }
     /// Hand over what is new.
     pub fn take(&mut self, generated: &[Token], progress: &Progress, stops: &[String]) {

@@ -5,6 +5,7 @@ use crate::plan::LATENT;
 use crate::processor::{self};
 use crate::sequence::Sequence;
 use crate::tail::Tail;
+use omnidecode_core::tree::ROOT;
 use std::collections::BTreeMap;
 
 impl Sequence {
@@ -38,7 +39,11 @@ impl Sequence {
         };
         let key = inner.seqs.insert(state);
         drop(guard);
-        self.twin(key, role)
+        let mut branch = self.twin(key, role);
+        // What was read at the last place tells of the token that the branch commits first.
+        let read = || self.with(|s| s.tail.outcome.as_ref().map(|(out, _)| (out.clone(), ROOT)));
+        branch.spoke = self.spoke.clone().or_else(read);
+        branch
     }
     /// The same tokens on another model, nothing computed yet.
     pub fn sibling(&self, model: ModelId) -> Sequence {

@@ -3,7 +3,7 @@ use crate::error::{Error, Result};
 use crate::outcome::Seen;
 use crate::plan::{LATENT, Plan, Readout, Row};
 use crate::processor::{self, States};
-use crate::request::TokenLogprob;
+use crate::request::{Alternative, Note, TokenLogprob};
 use crate::sequence::Sequence;
 use crate::tail::Tail;
 use crate::usage::{Origin, Source};
@@ -184,6 +184,35 @@ impl Sequence {
         let row = Row::Embedding(vector.into());
         Plan::rows(vec![row.clone()], Default::default(), Readout::NOTHING).check(&self.card(), 0)?;
         self.append(row)
+    }
+    /// Append a weighted sum of token embeddings in place of one token's (superposed drafts): debt as any other.
+    ///
+    /// # Errors
+    /// [`Error::UnknownToken`], and [`Error::Sequence`] once the answer has begun.
+    pub fn extend_mix(&mut self, parts: impl Into<Arc<[(Token, f32)]>>) -> Result<()> {
+        let row = Row::Mix(parts.into());
+        Plan::rows(vec![row.clone()], Default::default(), Readout::NOTHING).check(&self.card(), 0)?;
+        self.append(row)
+    }
+    /// Another text that was found, with its score: handed over with the end, in this order.
+    pub fn offer(&mut self, tokens: Vec<Token>, score: f64) {
+        if let Some(output) = &self.output {
+            output.borrow_mut().others.push(Alternative { tokens, score });
+        }
+    }
+    /// Something that was seen on the way and becomes no token, for reports: handed over with the end.
+    pub fn note(&mut self, label: &'static str, place: usize, tokens: Vec<(Token, f32)>) {
+        if let Some(output) = &self.output {
+            output.borrow_mut().notes.push(Note { label, place, tokens });
+        }
+    }
+    /// Count tokens that were proposed and judged otherwise than by [`Sequence::accept`].
+    pub fn judged(&mut self, proposed: usize, kept: usize) {
+        self.with(|s| {
+            let usage = &mut s.meter.borrow_mut().usage;
+            usage.drafted += proposed;
+            usage.accepted += kept.min(proposed);
+        });
     }
     fn append(&mut self, row: Row) -> Result<()> {
         let begun = self.tokens.len() > self.prompt;

@@ -31,6 +31,7 @@ mod engine;
 mod error;
 mod executor;
 mod inner;
+mod judge;
 mod layout;
 mod mailbox;
 mod outcome;
@@ -52,6 +53,7 @@ pub use cost::Cost;
 pub use engine::{Engine, NamedNetwork};
 pub use error::{Error, Result};
 pub use inner::{Config, ModelId};
+pub use judge::{Candidate, Judge};
 pub use omnidecode_core::Token;
 pub use omnidecode_core::law::Warp;
 pub use omnidecode_core::mask::{Bits, Mask};
@@ -62,7 +64,7 @@ pub use outcome::{Outcome, Seen};
 pub use plan::{KvAction, LATENT, Plan, Readout, Row, Rows};
 pub use processor::{LogitsProcessor, ProcessorState};
 pub use request::{
-    Alternative, Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Prompt, Reason, Request, StopReason, Strategy,
+    Alternative, Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Note, Prompt, Reason, Request, StopReason, Strategy,
     TokenLogprob,
 };
 pub use sampling::Sampling;

@@ -1,5 +1,6 @@
 //! The sendable side: what crosses the thread boundary, in and out.
 use crate::error::{Error, Result};
+use crate::judge::Judge;
 use crate::mailbox::Mailbox;
 use crate::plan::{LATENT, Row};
 use crate::processor::LogitsProcessor;
@@ -113,6 +114,8 @@ pub struct Request {
     pub text: Option<Arc<dyn Detokenizer>>,
     /// Requests share prefixes only with requests of the same salt; `None` shares nothing.
     pub salt: Option<u64>,
+    /// Says how good texts are, for searches that ask.
+    pub judge: Option<Arc<dyn Judge>>,
 }
 impl Request {
     /// A request without companions and text.
@@ -125,6 +128,7 @@ impl Request {
             edits: None,
             text: None,
             salt: Some(0),
+            judge: None,
         }
     }
 }
@@ -174,9 +178,33 @@ pub enum StopReason {
     Text(String),
 }
 
+/// A text that was found beside the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alternative {
+    /// Its tokens, after the prompt.
+    pub tokens: Vec<Token>,
+    /// Its score, of the strategy's own kind; more is better.
+    pub score: f64,
+}
+
+/// What a strategy saw on its way, for reports: a reading that became no token of the answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Note {
+    /// What it is of (`thought`).
+    pub label: &'static str,
+    /// The place it was seen at.
+    pub place: usize,
+    /// Tokens with their weights (probabilities, say), the largest first.
+    pub tokens: Vec<(Token, f32)>,
+}
+
 /// The end of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finish {
+    /// Other texts that the strategy found, in its order.
+    pub others: Vec<Alternative>,
+    /// What it saw on its way.
+    pub notes: Vec<Note>,
     /// Why it ended.
     pub reason: Reason,
     /// What stopped it; `None` for end-of-text tokens, length and the strategy's own end.

@@ -87,7 +87,9 @@ impl Sequence {
     /// Processor states folded anew over all tokens.
     pub(crate) fn states(&self) -> States {
         let (prompt, made) = self.tokens.split_at(self.prompt);
-        let mut states: States = self.rules.processors.iter().map(|p| p.start(prompt)).collect();
+        // Places of vectors have no token to be counted.
+        let prompt: Vec<Token> = prompt.iter().copied().filter(|&t| t != LATENT).collect();
+        let mut states: States = self.rules.processors.iter().map(|p| p.start(&prompt)).collect();
         made.iter().filter(|&&t| t != LATENT).for_each(|&t| processor::advance(&mut states, t));
         states
     }

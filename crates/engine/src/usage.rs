@@ -26,6 +26,10 @@ pub struct Usage {
     pub host_reads: usize,
     /// Bytes of those outcomes.
     pub host_bytes: usize,
+    /// Batches of texts that a judge was given.
+    pub judge_calls: usize,
+    /// Texts in them.
+    pub judged: usize,
     /// Times a sequence of this request had to give up its pages.
     pub evictions: usize,
     /// `forwards`, by model.
@@ -78,7 +82,7 @@ pub enum Source {
 }
 
 /// Where a token of the answer came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Origin {
     /// How it was found.
     pub source: Source,
@@ -88,4 +92,6 @@ pub struct Origin {
     pub depth: u32,
     /// Noise role of the branch that found it, 0 for the answer itself.
     pub branch: u64,
+    /// What the strategy thought of a canvas position; `None` for the others.
+    pub confidence: Option<f32>,
 }
