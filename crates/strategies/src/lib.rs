@@ -8,8 +8,10 @@
 pub mod autoregressive;
 pub mod companions;
 pub mod diffusion;
+pub mod latent;
 pub mod params;
 pub mod registry;
+pub mod search;
 pub mod speculative;
 
 pub use registry::{Card, Entry, ParamSet, RegistryError, System, find, strategy};
@@ -20,6 +22,13 @@ registry::strategies! {
     diffusion::freedave,
     diffusion::llada,
     diffusion::sdar,
+    latent::coconut,
+    search::a_star,
+    search::beam,
+    search::best_of_n,
+    search::judge_beam,
+    search::particle,
+    search::self_consistency,
     speculative::draft_model,
     speculative::dyspec,
     speculative::prompt_lookup,

@@ -1,0 +1,2 @@
+//! Thought in vectors: places that hold no token.
+pub mod coconut;
