@@ -349,8 +349,9 @@ impl<'s> Canvas<'s> {
             if self.seq.finished() {
                 break;
             }
-            let (forward, _) = self.written[self.settled - self.first].unwrap_or_default();
-            self.seq.commit(token, None, Origin { source: Source::Canvas, forward, ..Origin::default() });
+            let written = self.written[self.settled - self.first];
+            let (forward, confidence) = (written.map_or(0, |w| w.0), written.map(|w| w.1));
+            self.seq.commit(token, None, Origin { source: Source::Canvas, forward, confidence, ..Origin::default() });
             self.seq.with(|s| processor::advance(&mut s.states, token));
             self.settled += 1;
         }
