@@ -64,5 +64,5 @@ def _complete(grid: str) -> bool:
 TASK = Sudoku()
 RECIPES = {
     "sudoku-diffusion": Recipe("sudoku-diffusion", TASK, dict(attention="full"), steps=1200, batch=58),
-    "sudoku-ar": Recipe("sudoku-ar", TASK, dict(attention="causal"), steps=1200, batch=58, learning_rate=4e-3),
+    "sudoku-ar": Recipe("sudoku-ar", TASK, dict(attention="causal"), steps=600, batch=58, learning_rate=4e-3),
 }
