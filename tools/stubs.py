@@ -59,7 +59,7 @@ def core_stub() -> str:
     """What PyO3 recorded in the module."""
     with tempfile.TemporaryDirectory() as folder:
         maturin = Path(sys.executable).with_name("maturin")
-        command = [maturin, "generate-stubs", "--profile", "release", "--quiet", "--out", folder]
+        command = [maturin, "generate-stubs", "--quiet", "--out", folder]
         subprocess.run(command, cwd=ROOT, check=True)
         (path,) = Path(folder).rglob("_core.pyi")
         return "# Written by tools/stubs.py (`make stubs`).\n" + path.read_text()

@@ -12,7 +12,7 @@ A strategy of your own is an async function over forwards: see :func:`strategy`.
 from __future__ import annotations
 
 from . import strategies
-from ._companion import companion
+from ._companion import companion, companions
 from ._core import Array, Outcome, Plan, Row, Sequence, Tree, __version__, gather
 from ._strategy import Strategy, registry, strategy
 from .errors import (
@@ -53,6 +53,7 @@ __all__ = [
     "Usage",
     "__version__",
     "companion",
+    "companions",
     "gather",
     "registry",
     "strategy",

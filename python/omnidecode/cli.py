@@ -1,4 +1,4 @@
-"""The command ``omnidecode``: generate, chat, bench, strategies, doctor.
+"""The command ``omnidecode``: generate, chat, bench, report, strategies, doctor.
 
 Exit codes: 0 done, 1 it failed, 2 the command line was wrong, 130 interrupted. Answers go to standard output, everything
 else to standard error; ``--json`` prints one JSON value on standard output and nothing else there.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from ._companion import companions
 from ._strategy import Strategy, registry, resolve
 from .bench import bench
 from .doctor import doctor
@@ -22,6 +23,7 @@ from .errors import ModelError, OmnidecodeError, RequestError
 from .llm import LLM
 from .outputs import RequestOutput
 from .progress import Progress
+from .report import load, render
 from .sampling import SamplingParams
 
 __all__ = ["main"]
@@ -78,8 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     _strategy_flags(timing, name=False)
     _sampling_flags(timing)
 
+    drawing = _verb(verbs, "report", "draw a run as one HTML page", _report)
+    drawing.add_argument("run_json", metavar="RUN.json", help="what another command printed with --json, or - for standard input")
+    drawing.add_argument("-o", "--output", help="the page, or - for standard output (default: RUN.html)")
+
     listing = _verb(verbs, "strategies", "list the strategies and their parameters", _strategies)
     listing.add_argument("names", nargs="*", help="only these")
+    listing.add_argument("--companions", action="store_true", help="list the companions instead")
 
     examine = _verb(verbs, "doctor", "say what this machine and installation offer", _doctor)
     _model_flags(examine)
@@ -171,27 +178,47 @@ def _strategy(options: argparse.Namespace, name: str | None = None) -> Strategy:
     _plugins(options)
     name = name or options.strategy
     known = {entry["name"]: entry for entry in registry()}
+    return resolve({"name": name, **_parameters("--param", name, known.get(name), options.param)})
+
+
+def _companions(options: argparse.Namespace) -> list[Any]:
+    """The ``--companion`` values, typed by the registry."""
+    known = {entry["name"]: entry for entry in companions()}
+    found: list[Any] = []
+    for text in options.companion:
+        name, _, rest = text.partition(":")
+        parameters = _parameters("--companion", name, known.get(name), rest.split(",") if rest else [])
+        found.append({"name": name, **parameters})
+    return found
+
+
+def _parameters(flag: str, name: str, entry: dict[str, Any] | None, pairs: Sequence[str]) -> dict[str, Any]:
+    kinds = {p["name"]: p["type"] for p in entry["parameters"]} if entry else {}
     parameters: dict[str, Any] = {}
-    for text in options.param:
+    for text in pairs:
         key, equals, value = text.partition("=")
         if not equals:
-            raise RequestError(f"--param: expected KEY=VALUE, found {text!r}")
-        kinds = {p["name"]: p["type"] for p in known.get(name, {}).get("parameters", ())}
-        if name in known and key not in kinds:
-            raise RequestError(f"--param: {name} has no parameter {key!r}; it has {', '.join(kinds) or 'none'}")
-        parameters[key] = _typed(key, value, kinds.get(key, "str"))
-    return resolve({"name": name, **parameters})
+            raise RequestError(f"{flag}: expected KEY=VALUE, found {text!r}")
+        if entry and key not in kinds:
+            raise RequestError(f"{flag}: {name} has no parameter {key!r}; it has {', '.join(kinds) or 'none'}")
+        parameters[key] = _typed(f"{flag} {key}", value, kinds.get(key, "any"))
+    return parameters
 
 
-def _typed(key: str, value: str, kind: str) -> Any:
+def _typed(flag: str, value: str, kind: str) -> Any:
     if kind.endswith("?") and value in ("", "none", "null"):
         return None
     if kind.rstrip("?") == "str":
         return value
+    if kind.startswith("list[") and not value.startswith("["):
+        value = "[" + (value if "str" not in kind else ",".join(json.dumps(item) for item in value.split(";"))) + "]"
+        value = value.replace(";", ",")
     try:
         return json.loads(value.lower() if kind.startswith("bool") else value)
     except json.JSONDecodeError:
-        raise RequestError(f"--param {key}: expected {kind}, found {value!r}") from None
+        if kind == "any":
+            return value
+        raise RequestError(f"{flag}: expected {kind}, found {value!r}") from None
 
 
 def _plugins(options: argparse.Namespace) -> None:
@@ -258,7 +285,7 @@ def _generate(options: argparse.Namespace) -> int:
         sampling = _sampling(options, llm)
         asked: list[Any] = [[{"role": "user", "content": p}] if options.chat else p for p in prompts]
         if len(asked) == 1 and sampling.n == 1 and not options.json:
-            with llm.stream(asked[0], sampling, strategy=strategy, companions=options.companion) as stream:
+            with llm.stream(asked[0], sampling, strategy=strategy, companions=_companions(options)) as stream:
                 for delta in stream:
                     print(delta.text, end="", flush=True)
                 print()
@@ -266,10 +293,10 @@ def _generate(options: argparse.Namespace) -> int:
             return 0
         with Progress("prompts") as progress:
             if options.chat:
-                outputs = llm.chat(asked, sampling, strategy=strategy, companions=options.companion)
+                outputs = llm.chat(asked, sampling, strategy=strategy, companions=_companions(options))
             else:
                 outputs = llm.generate(
-                    asked, sampling, strategy=strategy, companions=options.companion, progress=progress
+                    asked, sampling, strategy=strategy, companions=_companions(options), progress=progress
                 )
         if options.json:
             _print_json([output.to_dict() for output in outputs])
@@ -304,7 +331,7 @@ def _chat(options: argparse.Namespace) -> int:
             if not line.strip():
                 continue
             messages.append({"role": "user", "content": line.rstrip("\n")})
-            stream = llm.stream(messages, sampling, strategy=strategy, companions=options.companion)
+            stream = llm.stream(messages, sampling, strategy=strategy, companions=_companions(options))
             try:
                 for delta in stream:
                     if not options.json:
@@ -339,7 +366,7 @@ def _bench(options: argparse.Namespace) -> int:
             sampling,
             rounds=options.rounds,
             chat=not options.completion,
-            companions=options.companion,
+            companions=_companions(options),
         )
     if options.json:
         _print_json(report.to_dict())
@@ -348,8 +375,33 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    source, target = options.run_json, options.output
+    if target is None:
+        target = "-" if source == "-" else str(Path(source).with_suffix(".html"))
+    if target == "-" and options.json:
+        raise RequestError("--json: expected with -o FILE, found a page on standard output")
+    try:
+        run = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"expected a run as JSON, found {error}") from None
+    page = render(load(run))
+    if target == "-":
+        sys.stdout.write(page)
+        return 0
+    try:
+        Path(target).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"--output: expected a file that can be written, found {error}") from None
+    if options.json:
+        _print_json({"report": target})
+    else:
+        print(target)
+    return 0
+
+
 def _strategies(options: argparse.Namespace) -> int:
-    entries = registry()
+    entries = companions() if options.companions else registry()
     if options.names:
         known = {entry["name"] for entry in entries}
         for name in options.names:
@@ -360,8 +412,9 @@ def _strategies(options: argparse.Namespace) -> int:
         _print_json(entries)
         return 0
     for entry in entries:
-        needs = f", needs {', '.join(map(str, entry['needs']))}" if entry["needs"] else ""
-        print(f"{entry['name']}  ({entry['guarantee']}{needs}; {entry['source']})")
+        facts = entry["guarantee"] if "guarantee" in entry else f"bends the {entry['bends']}"
+        needs = f", needs {', '.join(map(str, entry['needs']))}" if entry.get("needs") else ""
+        print(f"{entry['name']}  ({facts}{needs}; {entry['source']})")
         print(f"    {entry['summary']}")
         for p in entry["parameters"]:
             bounds = f", {p['range']}" if p["range"] is not None else ""

@@ -110,8 +110,8 @@ class LLM:
         ``prompts``: texts, lists of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``; one or many.
         ``sampling_params``: one for all or one per prompt; ``None`` takes the model's ``generation_config.json``, or
         vLLM's defaults where there is none. ``strategy``: a name, dictionary or object, one for all or one per prompt.
-        ``companions``: what bends the law of all these requests, in order: names registered with :func:`companion`, or
-        callables ``f(token_ids, logits)``.
+        ``companions``: what bends the law of all these requests, in order: names, ``{"name": ..., parameter: ...}``, or
+        logits processors ``f(token_ids, logits)``.
         ``progress(finished, total)`` is called after each prompt.
 
         Raises :class:`RequestError` before anything runs if one of the requests is impossible. When a request fails
@@ -327,11 +327,11 @@ class LLM:
             each_strategy = [resolve(strategy)] * len(prompts)  # type: ignore[arg-type]
         if isinstance(companions, (str, Mapping)):
             raise RequestError(f"companions: expected a list, found {companions!r}; put it in a list")
-        processors = [resolve_companion(item) for item in companions]
+        rides = [resolve_companion(item) for item in companions]
         jobs = []
         for (text, ids), sampling, chosen in zip(prompts, each_params, each_strategy, strict=True):
             seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, processors)
+            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, rides)
             job.check(self._engine)
             jobs.append(job)
         return jobs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["CompletionOutput", "Delta", "Logprob", "RequestOutput", "Usage"]
+__all__ = ["Alternative", "CompletionOutput", "Delta", "Logprob", "Note", "Origin", "RequestOutput", "Usage"]
 
 
 @dataclass(slots=True)
@@ -21,13 +21,52 @@ class Logprob:
 
 
 @dataclass(slots=True)
+class Origin:
+    """Where a committed token came from; reports are drawn from it.
+
+    ``source``: ``"target"`` (the model's own next token), ``"draft"`` (proposed and accepted) or ``"canvas"`` (decided in
+    place by a diffusion strategy). ``forward``: :attr:`Usage.forwards` when it was committed, from 1. ``depth``: steps
+    below the root of the draft, from 1; 0 otherwise. ``branch``: which fork found it, 0 for the answer itself.
+    ``confidence``: what the strategy thought of a canvas position, on its own scale. ``text``: what the token completed,
+    special tokens by name; empty if it ends inside a character.
+    """
+
+    source: str
+    forward: int
+    depth: int = 0
+    branch: int = 0
+    confidence: float | None = None
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Alternative:
+    """A text that a strategy found beside the answer. ``score`` is on the strategy's own scale; more is better."""
+
+    token_ids: list[int]
+    text: str
+    score: float
+
+
+@dataclass(slots=True)
+class Note:
+    """What a strategy saw on its way and did not say, such as the reading of a latent thought (``label``
+    ``"thought"``). ``place``: its position, prompt included. ``tokens``: (id, weight, text), the largest weight first."""
+
+    label: str
+    place: int
+    tokens: list[tuple[int, float, str]]
+
+
+@dataclass(slots=True)
 class Usage:
     """What a sequence cost, counted exactly.
 
     ``forwards``: batched forwards that ran rows of this sequence, prefill included. ``nfe``: evaluations of its branches
     (two branches in one batched forward count two). ``rows``: positions computed. ``drafted`` and ``accepted``: proposed
     tokens, and how many of them were kept. ``host_reads``: read-backs to the host. ``prompt_tokens``, and of those
-    ``cached_tokens``, whose keys and values were found in the prefix cache.
+    ``cached_tokens``, whose keys and values were found in the prefix cache. ``judge_calls``: batches of texts that a judge
+    was given; ``judged``: texts in them.
     """
 
     forwards: int = 0
@@ -38,6 +77,8 @@ class Usage:
     nfe: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    judge_calls: int = 0
+    judged: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -49,7 +90,8 @@ class CompletionOutput:
 
     ``finish_reason``: ``"stop"`` (an end token, a stop token or a stop string; ``stop_reason`` is the id or the
     string, ``None`` for the model's own end token) or ``"length"``. ``token_ids`` holds every committed token, those of
-    a stop string too; ``text`` ends before it unless ``include_stop_str_in_output``.
+    a stop string too; ``text`` ends before it unless ``include_stop_str_in_output``. ``origins`` has one entry a token.
+    ``alternatives`` and ``notes`` come with the end, from strategies that have some.
     """
 
     index: int
@@ -61,6 +103,9 @@ class CompletionOutput:
     stop_reason: int | str | None = None
     seed: int = 0
     usage: Usage = field(default_factory=Usage)
+    origins: list[Origin] = field(default_factory=list)
+    alternatives: list[Alternative] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -87,6 +132,12 @@ class RequestOutput:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, ready for JSON."""
         return {**asdict(self), "usage": asdict(self.usage)}
+
+    def _repr_html_(self) -> str:
+        """The report, for notebooks."""
+        from .report import framed
+
+        return framed([self])
 
 
 @dataclass(slots=True)

@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from . import _core
+from ._companion import Ride
 from ._strategy import Strategy
 from .errors import OmnidecodeError
-from .outputs import CompletionOutput, Delta, Logprob, RequestOutput, Usage
+from .outputs import Alternative, CompletionOutput, Delta, Logprob, Note, Origin, RequestOutput, Usage
 from .sampling import SamplingParams
 
 __all__ = ["AsyncTextStream", "Job", "TextStream", "gather_async", "gather_blocking"]
@@ -30,7 +31,7 @@ class Job:
     sampling: SamplingParams
     seed: int
     strategy: Strategy
-    processors: list[Callable[..., Any]]
+    companions: list[Ride]
     outputs: list[CompletionOutput] = field(default_factory=list)
 
     def _arguments(self) -> tuple[Any, ...]:
@@ -42,7 +43,7 @@ class Job:
             self.strategy.name,
             json.dumps(self.strategy.parameters) if decode is None else "{}",
             None if decode is None else (decode, self.strategy.parameters, self.strategy.guarantee),
-            self.processors,
+            self.companions,
         )
 
     def check(self, engine: _core.Engine) -> None:
@@ -71,6 +72,9 @@ class Job:
                 output.cumulative_logprob += entry[id].logprob
         output.text += chunk.text
         output.token_ids += chunk.token_ids
+        output.origins += [Origin(*found, text) for found, text in zip(chunk.origins, chunk.pieces, strict=True)]
+        output.alternatives += [Alternative(*found) for found in chunk.others]
+        output.notes += [Note(*found) for found in chunk.notes]
         output.finish_reason, output.stop_reason = chunk.finish_reason, chunk.stop_reason
         if chunk.usage is not None:
             output.usage = Usage(**chunk.usage)

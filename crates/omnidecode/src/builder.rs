@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 #[must_use = "call `open`"]
 pub struct Builder {
     path: PathBuf,
-    draft: Option<PathBuf>,
+    others: Vec<(String, PathBuf)>,
     threads: Option<usize>,
     context: Option<usize>,
     kv_tokens: Option<usize>,
@@ -28,11 +28,17 @@ impl Builder {
     /// A model at this path: a folder with safetensors, or a GGUF file.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
-        Builder { path, draft: None, threads: None, context: None, kv_tokens: None, kv_dtype: None }
+        Builder { path, others: Vec::new(), threads: None, context: None, kv_tokens: None, kv_dtype: None }
     }
     /// A second model with the same vocabulary, under the role `draft`.
     pub fn draft(self, path: impl AsRef<Path>) -> Self {
-        Builder { draft: Some(path.as_ref().to_path_buf()), ..self }
+        self.beside("draft", path)
+    }
+    /// A further model with the same vocabulary, under the role that a strategy asks for (`draft`, `expert`, `adapter`).
+    /// An adapter, whose configuration names the layer it was trained behind, takes the head of this model.
+    pub fn beside(mut self, role: impl Into<String>, path: impl AsRef<Path>) -> Self {
+        self.others.push((role.into(), path.as_ref().to_path_buf()));
+        self
     }
     /// Worker threads; by default what the environment and the processor offer.
     pub fn threads(self, threads: usize) -> Self {
@@ -60,19 +66,26 @@ impl Builder {
         let weights = Weights::open(&self.path)?;
         let options = Options { threads: self.threads, kv_dtype: self.kv_dtype, ..Options::default() };
         let main = Decoder::load(&weights, &options)?;
-        let pool = main.pool().clone();
+        let mut others = Vec::new();
+        for (role, path) in &self.others {
+            let weights = Weights::open(path)?;
+            let options = Options { pool: Some(main.pool().clone()), ..options.clone() };
+            let other = match weights.config().exit_layer {
+                Some(_) => Decoder::load_adapter(&weights, &main, &options)?,
+                None => Decoder::load(&weights, &options)?,
+            };
+            if other.card().vocab != main.card().vocab {
+                return Err(Error::Vocabulary { expected: main.card().vocab, found: other.card().vocab });
+            }
+            others.push((role, other));
+        }
         let main = self.limited(main)?;
         let card = main.card().clone();
         let mut slot = main.slot_bytes();
         let mut networks = vec![NamedNetwork::new("main", Box::new(main))];
-        if let Some(path) = &self.draft {
-            let options = Options { pool: Some(pool), ..options };
-            let draft = Decoder::load(&Weights::open(path)?, &options)?;
-            if draft.card().vocab != card.vocab {
-                return Err(Error::Vocabulary { expected: card.vocab, found: draft.card().vocab });
-            }
-            slot += draft.slot_bytes();
-            networks.push(NamedNetwork::new("draft", Box::new(draft)));
+        for (role, other) in others {
+            slot += other.slot_bytes();
+            networks.push(NamedNetwork::new(role, Box::new(other)));
         }
         let places = self.kv_tokens.unwrap_or_else(|| affordable(card.context, slot));
         let config = Config { pages: places.div_ceil(PAGE), ..Config::default() };

@@ -2,6 +2,7 @@
 use omnidecode_engine as engine;
 use omnidecode_models as models;
 use omnidecode_strategies::RegistryError;
+use omnidecode_strategies::companions::CompanionError;
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -19,6 +20,9 @@ pub enum Error {
     /// A strategy that is not registered, or its parameters.
     #[error(transparent)]
     Strategy(#[from] RegistryError),
+    /// A companion that is not registered, its parameters, or one that does not fit the model.
+    #[error(transparent)]
+    Companion(#[from] CompanionError),
     /// A draft model with another vocabulary.
     #[error(
         "the draft model has {found} tokens, the model {expected}: expected the same tokenizer; take a draft model of the same family"

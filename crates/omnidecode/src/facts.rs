@@ -75,3 +75,11 @@ pub fn machine_json() -> Value {
 pub fn registry_json() -> Value {
     omnidecode_strategies::ALL.iter().map(omnidecode_strategies::Entry::describe).collect()
 }
+
+/// The registry of companions: a list of {name, bends, summary, source, parameters}.
+pub fn companions_json() -> Value {
+    omnidecode_strategies::companions::ALL
+        .iter()
+        .map(omnidecode_strategies::companions::CompanionEntry::describe)
+        .collect()
+}

@@ -38,6 +38,7 @@
 
 mod builder;
 mod chat;
+mod companion;
 mod error;
 mod facts;
 mod llm;
@@ -47,7 +48,7 @@ mod text;
 pub use builder::Builder;
 pub use chat::Message;
 pub use error::{Error, Result};
-pub use facts::{machine_json, registry_json};
+pub use facts::{companions_json, machine_json, registry_json};
 pub use llm::{Llm, answer_seed, strategy};
 pub use omnidecode_core as core;
 pub use omnidecode_engine as engine;

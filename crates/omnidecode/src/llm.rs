@@ -7,7 +7,8 @@ use crate::text::Text;
 use omnidecode_core::Token;
 use omnidecode_core::noise::pair;
 use omnidecode_engine::{
-    self as engine, Answer, Engine, Guarantee, Handle, Outcome, Plan, Readout, Request, Rows, Sampling, Strategy,
+    self as engine, Answer, Engine, Guarantee, Handle, KvAction, Mask, Outcome, Plan, Readout, Request, Rows, Sampling,
+    Strategy,
 };
 use omnidecode_models::config::GenerationConfig;
 use omnidecode_models::tokenizer::Tokenizer;
@@ -178,6 +179,18 @@ impl Llm {
     /// [`Error::Engine`] for tokens that cannot be run.
     pub fn logits(&self, tokens: Vec<Token>) -> Result<Vec<f32>> {
         let vocab = self.card.vocab;
+        let mask = match self.card.block {
+            Some(block) => Some(Mask::Block(block)),
+            None => self.card.bidirectional.then_some(Mask::Full),
+        };
+        if let Some(mask) = mask {
+            // Rows that see what comes after them run as one window that stands in for the whole prompt.
+            let window = Plan { mask, at: Some(0), ..Plan::chain(&tokens, Readout::LOGITS) };
+            let (rows, plan) = (tokens.len(), window.kv(KvAction::Discard).leave(tokens.len()));
+            return self.read(tokens, plan, move |out| {
+                (0..rows).flat_map(|row| out.row(row).logits().iter().copied().take(vocab)).collect()
+            });
+        }
         self.read(tokens, Plan::next(Readout::LOGITS).at_rows(Rows::All), move |out| {
             let rows = out.places().filter_map(|place| out.place(place));
             rows.flat_map(|seen| seen.logits().iter().copied().take(vocab)).collect()

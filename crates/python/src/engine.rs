@@ -52,6 +52,15 @@ impl Drop for PyEngine {
 /// A request's strategy as the package hands it over: a name with JSON parameters, or a function with keyword arguments.
 type Function = (Py<PyAny>, Py<PyDict>, String);
 
+/// A companion: one of the registry with JSON parameters, or a logits processor in Python.
+#[derive(FromPyObject)]
+enum Ride {
+    #[pyo3(transparent, annotation = "tuple[str, str]")]
+    Named((String, String)),
+    #[pyo3(transparent)]
+    Function(Py<PyAny>),
+}
+
 #[pymethods]
 impl PyEngine {
     /// Open a model.
@@ -94,7 +103,7 @@ impl PyEngine {
 
     /// Raise what is wrong with a request, without running it.
     #[pyo3(signature = (prompt: "list[int]", sampling: "object", seed: "int", name: "str", parameters: "str",
-        function: "tuple[object, dict[str, object], str] | None", processors: "list[object]") -> "None")]
+        function: "tuple[object, dict[str, object], str] | None", companions: "list[object]") -> "None")]
     #[allow(clippy::too_many_arguments)]
     fn check(
         &self,
@@ -105,15 +114,15 @@ impl PyEngine {
         name: String,
         parameters: &str,
         function: Option<Function>,
-        processors: Vec<Py<PyAny>>,
+        companions: Vec<Ride>,
     ) -> PyResult<()> {
-        let asked = Asked { prompt, name, parameters, function: function.as_ref(), processors: &processors };
+        let asked = Asked { prompt, name, parameters, function: function.as_ref(), companions: &companions };
         asked.request(py, &*self.llm()?, sampling, seed, &Cause::default()).map(drop)
     }
 
     /// Run a request: as many answers as its sampling parameters say.
     #[pyo3(signature = (prompt: "list[int]", sampling: "object", seed: "int", name: "str", parameters: "str",
-        function: "tuple[object, dict[str, object], str] | None", processors: "list[object]") -> "Ticket")]
+        function: "tuple[object, dict[str, object], str] | None", companions: "list[object]") -> "Ticket")]
     #[allow(clippy::too_many_arguments)]
     fn submit(
         &self,
@@ -124,12 +133,12 @@ impl PyEngine {
         name: String,
         parameters: &str,
         function: Option<Function>,
-        processors: Vec<Py<PyAny>>,
+        companions: Vec<Ride>,
     ) -> PyResult<Ticket> {
         let llm = self.llm()?;
         let answers: usize = sampling.getattr("n")?.extract()?;
         let seeds: Vec<u64> = (0..answers).map(|index| answer_seed(seed, index)).collect();
-        let asked = Asked { prompt, name, parameters, function: function.as_ref(), processors: &processors };
+        let asked = Asked { prompt, name, parameters, function: function.as_ref(), companions: &companions };
         let mut requests = Vec::with_capacity(answers);
         for &seed in &seeds {
             let cause = Cause::default();
@@ -195,7 +204,7 @@ struct Asked<'a> {
     name: String,
     parameters: &'a str,
     function: Option<&'a Function>,
-    processors: &'a [Py<PyAny>],
+    companions: &'a [Ride],
 }
 
 impl Asked<'_> {
@@ -227,8 +236,15 @@ impl Asked<'_> {
         let skip_special = sampling.getattr("skip_special_tokens")?.extract()?;
         let law = law(llm, sampling, seed)?;
         let mut request = llm.request_with(self.prompt.clone(), strategy, law, skip_special).map_err(to_python)?;
-        for call in self.processors {
-            request.processors.push(Arc::new(PythonProcessor::new(call.clone_ref(py), cause.clone())));
+        for ride in self.companions {
+            match ride {
+                Ride::Named((name, parameters)) => {
+                    llm.attach(&mut request, name, &options(parameters)?, &self.prompt).map_err(to_python)?
+                }
+                Ride::Function(call) => {
+                    request.processors.push(Arc::new(PythonProcessor::new(call.clone_ref(py), cause.clone())));
+                }
+            }
         }
         Ok(request)
     }

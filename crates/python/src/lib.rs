@@ -38,6 +38,11 @@ mod _core {
     fn strategies() -> String {
         omnidecode::registry_json().to_string()
     }
+    /// The registry of companions, as JSON: a list of {name, bends, summary, source, parameters}.
+    #[pyfunction]
+    fn companions() -> String {
+        omnidecode::companions_json().to_string()
+    }
     /// What a strategy guarantees with these parameters, given as a JSON object; raises what is wrong with them.
     #[pyfunction]
     fn check_strategy(name: &str, parameters: &str) -> PyResult<&'static str> {

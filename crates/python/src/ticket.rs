@@ -1,8 +1,10 @@
 //! Following the answers to one prompt from Python: blocking with the GIL released, or by a bell for asyncio.
 use crate::driver::Cause;
 use crate::error::{StrategyError, is_ours, to_python};
-use omnidecode::engine::{Delta, Error, Event, Finish, Handle, Reason, StopReason, TokenLogprob};
-use omnidecode::models::tokenizer::Tokenizer;
+use omnidecode::engine::{
+    Alternative, Delta, Error, Event, Finish, Handle, Note, Origin, Reason, Source, StopReason, TokenLogprob,
+};
+use omnidecode::models::tokenizer::{TextStream, Tokenizer};
 use pyo3::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -81,6 +83,16 @@ pub struct Chunk {
     #[pyo3(get)]
     token_ids: Vec<u32>,
     logprobs: Vec<Vec<Entry>>,
+    origins: Vec<Origin>,
+    /// The text that each token completed, special tokens by name.
+    #[pyo3(get)]
+    pieces: Vec<String>,
+    /// At the end: other texts that the strategy found, as (token ids, text, score), in its order.
+    #[pyo3(get)]
+    others: Vec<Other>,
+    /// At the end: what the strategy saw on its way, as (label, place, (token, weight, text) of each).
+    #[pyo3(get)]
+    notes: Vec<Noted>,
     finish: Option<Finish>,
 }
 
@@ -94,12 +106,32 @@ enum Stop {
 /// (token, log-probability, rank, text).
 type Entry = (u32, f32, Option<usize>, String);
 
+/// (source, forward, depth, branch, confidence).
+type Found = (&'static str, u32, u32, u64, Option<f32>);
+
+/// (token ids, text, score).
+type Other = (Vec<u32>, String, f64);
+
+/// (label, place, (token, weight, text) of each).
+type Noted = (String, usize, Vec<(u32, f32, String)>);
+
 #[pymethods]
 impl Chunk {
     /// For each token: (token, log-probability, rank, text) of the largest and of the token itself.
     #[getter]
     fn logprobs(&self) -> Vec<Vec<Entry>> {
         self.logprobs.clone()
+    }
+    /// Where each token came from: (source, forward, depth, branch, confidence); source is "target", "draft" or
+    /// "canvas".
+    #[getter]
+    fn origins(&self) -> Vec<Found> {
+        let source = |source: Source| match source {
+            Source::Target => "target",
+            Source::Draft => "draft",
+            Source::Canvas => "canvas",
+        };
+        self.origins.iter().map(|o| (source(o.source), o.forward, o.depth, o.branch, o.confidence)).collect()
     }
     /// "stop", "length", "abort", or `None` while it goes on.
     #[getter]
@@ -132,6 +164,8 @@ impl Chunk {
                 ("drafted", usage.drafted),
                 ("accepted", usage.accepted),
                 ("host_reads", usage.host_reads),
+                ("judge_calls", usage.judge_calls),
+                ("judged", usage.judged),
             ]
             .into(),
         )
@@ -141,6 +175,8 @@ impl Chunk {
 struct Part {
     handle: Handle,
     cause: Cause,
+    /// Names what each token says.
+    pieces: TextStream,
     /// An end that came together with the last tokens.
     late: Option<Event>,
 }
@@ -161,7 +197,8 @@ impl Ticket {
     pub fn new(parts: Vec<(Handle, Cause)>, seeds: Vec<u64>, tokenizer: Tokenizer) -> Self {
         let rung = Arc::new(Rung::default());
         let waker = Arc::new(Rope { rung: rung.clone(), key: 0 }).into();
-        let parts = parts.into_iter().map(|(handle, cause)| Some(Part { handle, cause, late: None })).collect();
+        let part = |(handle, cause)| Some(Part { handle, cause, pieces: tokenizer.stream(false), late: None });
+        let parts = parts.into_iter().map(part).collect();
         Ticket { parts: Mutex::new(parts), waker: Mutex::new(waker), rung, tokenizer, seeds }
     }
 
@@ -186,6 +223,7 @@ impl Ticket {
             };
             let mut delta = Delta::default();
             let end = gather(part, event, &mut delta);
+            let pieces = delta.tokens.iter().map(|&token| part.pieces.push(token)).collect();
             match end {
                 Some(Event::Failed(error)) => {
                     let cause = part.cause.clone();
@@ -194,17 +232,30 @@ impl Ticket {
                 }
                 Some(Event::Done(finish)) => {
                     parts[index] = None;
-                    return Poll::Ready(Some(Ok(self.chunk(index, delta, Some(finish)))));
+                    return Poll::Ready(Some(Ok(self.chunk(index, delta, pieces, Some(finish)))));
                 }
-                _ => return Poll::Ready(Some(Ok(self.chunk(index, delta, None)))),
+                _ => return Poll::Ready(Some(Ok(self.chunk(index, delta, pieces, None)))),
             }
         }
         if parts.iter().all(Option::is_none) { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    fn chunk(&self, index: usize, delta: Delta, finish: Option<Finish>) -> Chunk {
+    fn chunk(&self, index: usize, delta: Delta, pieces: Vec<String>, mut finish: Option<Finish>) -> Chunk {
         let logprobs = delta.logprobs.iter().map(|of| self.entries(of)).collect();
-        Chunk { index, text: delta.text, token_ids: delta.tokens, logprobs, finish }
+        let Delta { text, tokens: token_ids, origins, .. } = delta;
+        let (others, notes) =
+            finish.as_mut().map(|f| (std::mem::take(&mut f.others), std::mem::take(&mut f.notes))).unwrap_or_default();
+        let other = |other: Alternative| {
+            let text = self.tokenizer.decode(&other.tokens, true);
+            (other.tokens, text, other.score)
+        };
+        let noted = |note: Note| {
+            let named = |(token, weight)| (token, weight, self.tokenizer.decode(&[token], false));
+            (note.label.to_string(), note.place, note.tokens.into_iter().map(named).collect())
+        };
+        let others = others.into_iter().map(other).collect();
+        let notes = notes.into_iter().map(noted).collect();
+        Chunk { index, text, token_ids, logprobs, origins, pieces, others, notes, finish }
     }
     fn entries(&self, of: &TokenLogprob) -> Vec<Entry> {
         let text = |token: u32| self.tokenizer.decode(&[token], false);
@@ -228,6 +279,7 @@ fn gather(part: &mut Part, first: Event, delta: &mut Delta) -> Option<Event> {
         delta.tokens.append(&mut more.tokens);
         delta.text.push_str(&more.text);
         delta.logprobs.append(&mut more.logprobs);
+        delta.origins.append(&mut more.origins);
         event = part.handle.try_next();
     }
     match event {

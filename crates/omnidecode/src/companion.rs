@@ -1,0 +1,41 @@
+//! Companions of the registry: what bends the model or its law beside any strategy.
+use crate::error::Result;
+use crate::llm::Llm;
+use omnidecode_core::Token;
+use omnidecode_engine::Request;
+use omnidecode_models::tokenizer::Tokenizer;
+use omnidecode_strategies::companions::{self, Context, Vocabulary};
+use omnidecode_strategies::params::Options;
+use std::sync::Arc;
+
+/// A tokenizer as companions that look at text see it.
+struct Words {
+    tokenizer: Tokenizer,
+    len: usize,
+}
+
+impl Vocabulary for Words {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn bytes(&self, token: Token) -> Option<Vec<u8>> {
+        let bytes = self.tokenizer.token_bytes(token).ok()?;
+        (!bytes.is_empty() && !self.tokenizer.is_special(token)).then(|| bytes.to_vec())
+    }
+    fn encode(&self, text: &str) -> Vec<Token> {
+        self.tokenizer.encode(text, false).unwrap_or_default()
+    }
+}
+
+impl Llm {
+    /// Let a companion of the registry ride along a request, after those already there.
+    ///
+    /// # Errors
+    /// [`Error::Companion`](crate::Error::Companion) when there is no such name, its parameters are refused, or it does
+    /// not fit this model.
+    pub fn attach(&self, request: &mut Request, name: &str, options: &Options, prompt: &[Token]) -> Result<()> {
+        let words = Words { tokenizer: self.tokenizer().clone(), len: self.card().vocab };
+        let to = Context { card: self.card(), prompt, vocabulary: Some(Arc::new(words)) };
+        Ok(companions::attach(name, options, &to, request)?)
+    }
+}
