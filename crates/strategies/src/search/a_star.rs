@@ -63,11 +63,12 @@ impl Node {
         self.g + self.h
     }
 }
-// The heap's largest is popped first: the smallest f, then the deepest, then the oldest.
+// The heap's largest is popped first: the smallest f, then the deepest, the smallest h, the oldest. Under
+// `decrease` all of a path's fall is paid, and only the estimate tells texts of one depth apart.
 impl Ord for Node {
     fn cmp(&self, other: &Self) -> Ordering {
         let by_f = other.f().total_cmp(&self.f());
-        by_f.then(self.depth.cmp(&other.depth)).then(other.id.cmp(&self.id))
+        by_f.then(self.depth.cmp(&other.depth)).then(other.h.total_cmp(&self.h)).then(other.id.cmp(&self.id))
     }
 }
 impl PartialOrd for Node {
