@@ -208,8 +208,8 @@ def _describe(token: Token) -> str:
         "draft": f"drafted, depth {token.depth}",
         "canvas": "decided on the canvas",
     }[token.source]
-    facts = [f"Token {token.index + 1}, {token.text!r}" if token.text else f"Token {token.index + 1}, part of a character"]
-    facts += [f"id {token.id}", found, f"forward {token.forward}"]
+    said = repr(token.text) if token.text else "part of a character"
+    facts = [f"Token {token.index + 1}, {said}", f"id {token.id}", found, f"forward {token.forward}"]
     if token.branch:
         facts.append(f"branch {_letter(token.branch)}")
     if token.confidence is not None:
@@ -289,7 +289,8 @@ def _timeline(answer: Answer, tokens: list[Token], look: _Look) -> str:
         if not group:
             continue
         chips = "".join(
-            f'<span class="{look.classes(t)}" data-n="{look.number(t)}">{_piece(t, breaks=False)[0]}</span>' for t in group
+            f'<span class="{look.classes(t)}" data-n="{look.number(t)}">{_piece(t, breaks=False)[0]}</span>'
+            for t in group
         )
         said = f"Forward {forward}: {_count(len(group), 'token')}"
         rows.append(
@@ -308,7 +309,9 @@ def _notes(answer: Answer) -> str:
             f'<tr><th scope="row">{text(note.label)}</th><td class="number">{note.place}</td>'
             f'<td class="tokens">{chips or "none"}</td></tr>'
         )
-    head = '<th scope="col">Kind</th><th scope="col" class="number">Position</th><th scope="col">Tokens, with weights</th>'
+    head = (
+        '<th scope="col">Kind</th><th scope="col" class="number">Position</th><th scope="col">Tokens, with weights</th>'
+    )
     return f"<h3>Seen on the way</h3>{_table('What the strategy saw on its way', head, rows)}"
 
 
@@ -351,8 +354,8 @@ def _picture(tokens: list[Token], look: _Look) -> str:
             f'aria-label="{text(_describe(token))}"><rect class="cell {look.shade(token)}" x="{x + 0.5}" y="{y + 0.5}" '
             f'width="{CELL_W - 1}" height="{CELL_H - 1}"/>{sure}</g>'
         )
-    explained = "Positions from left to right, forwards from top to bottom. A cell marks the forward that decided a position"
-    explained += "; the bar in it is the confidence." if known else "."
+    explained = "Positions from left to right, forwards from top to bottom. A cell marks the forward that decided a "
+    explained += "position; the bar in it is the confidence." if known else "position."
     return (
         f'<h3>Canvas over time</h3><p class="note">{explained}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="Canvas over time">'

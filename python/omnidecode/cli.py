@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     _sampling_flags(timing)
 
     drawing = _verb(verbs, "report", "draw a run as one HTML page", _report)
-    drawing.add_argument("run_json", metavar="RUN.json", help="what another command printed with --json, or - for standard input")
+    drawing.add_argument(
+        "run_json", metavar="RUN.json", help="what another command printed with --json, or - for standard input"
+    )
     drawing.add_argument("-o", "--output", help="the page, or - for standard output (default: RUN.html)")
 
     listing = _verb(verbs, "strategies", "list the strategies and their parameters", _strategies)

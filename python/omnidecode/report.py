@@ -1,9 +1,7 @@
 """A run as one HTML page that loads nothing: which tokens there are, and where each came from.
 
-    outputs = llm.generate(prompts, strategy="token-recycling")
-    report.save(outputs, "run.json")                       # then: omnidecode report run.json -o run.html
-    Path("run.html").write_text(report.render(outputs))    # the same at once
-    report.display(outputs)                                # in a notebook
+After ``outputs = llm.generate(...)``, ``report.save(outputs, "run.json")`` keeps the run, ``omnidecode report run.json``
+draws it; ``report.render(outputs)`` is the page at once, ``report.display(outputs)`` shows it in a notebook.
 """
 
 from __future__ import annotations
