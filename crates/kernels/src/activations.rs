@@ -14,10 +14,14 @@ use crate::dtype::GROUP;
 use crate::error::NotFinite;
 use crate::pack::padded_inputs;
 use crate::pool::Pool;
+use crate::rows::each_row_of;
 use crate::tier::Tier;
 
 /// Words (of four bytes) in the record of a group.
 const RECORD: usize = 13;
+
+/// Values that the caller quantizes by itself: fewer cost less than a dispatch.
+const VALUES_ALONE: usize = 2048;
 
 /// Bytes of a group's record.
 pub(crate) const RECORD_BYTES: usize = RECORD * 4;
@@ -126,15 +130,34 @@ impl Activations {
     /// `x` does not hold `rows · k` values.
     pub fn load(&mut self, pool: &Pool, x: &[f32], rows: usize, k: usize, forms: Forms) -> Result<(), NotFinite> {
         assert_eq!(x.len(), rows * k, "activations of {rows} rows and {k} columns");
+        // The rows are read through a shared slice, so nothing is asked of the row that is given.
+        self.load_each(pool, (rows, k), forms, &mut [], 0, &|row, _| &x[row * k..][..k])
+    }
+
+    /// Loads `rows` rows of `k` values that `make(row, room)` computes, each on one thread; `room` is that row's part of
+    /// `scratch`, `width` values.
+    ///
+    /// # Errors
+    /// As for [`Activations::load`].
+    ///
+    /// # Panics
+    /// `scratch` is too short, or `make` gives a slice that is not of `k` values.
+    pub fn load_each<'x>(
+        &mut self,
+        pool: &Pool,
+        (rows, k): (usize, usize),
+        forms: Forms,
+        scratch: &'x mut [f32],
+        width: usize,
+        make: &(dyn Fn(usize, &'x mut [f32]) -> &'x [f32] + Sync),
+    ) -> Result<(), NotFinite> {
         let writer = self.begin(rows, k, forms);
         let first = AtomicUsize::new(usize::MAX);
         // A dispatch costs as much as some thousand values.
-        let chunk = (16384 / k.max(1)).max(rows.div_ceil(pool.threads() * 4)).max(1);
-        pool.run(rows.div_ceil(chunk), &|index| {
-            for row in index * chunk..((index + 1) * chunk).min(rows) {
-                if !writer.set(row, &x[row * k..][..k]) {
-                    first.fetch_min(row, Ordering::Relaxed);
-                }
+        let chunk = (VALUES_ALONE / k.max(1)).max(rows.div_ceil(pool.threads() * 4)).max(1);
+        each_row_of(pool, rows, chunk, scratch, width, &|row, room| {
+            if !writer.set(row, make(row, room)) {
+                first.fetch_min(row, Ordering::Relaxed);
             }
         });
         match first.into_inner() {

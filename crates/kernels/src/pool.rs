@@ -3,6 +3,9 @@
 //! A step dispatches some 150 short loops, so a dispatch costs about a microsecond and allocates nothing. Workers spin for
 //! [`SPIN`] after their last chunk and then sleep, so that an idle engine uses no core; the caller takes part in its own
 //! loop and never waits for a worker that has not begun, so a core taken by another process costs its share and no more.
+//!
+//! Each thread begins with a stretch of neighbouring chunks of its own, so that it reads memory as one stream, and then
+//! takes what is left of the others' stretches from their ends.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -28,12 +31,26 @@ const INSIDE: u64 = OPEN - 1;
 #[repr(align(128))]
 struct Line<T>(T);
 
+impl Line<AtomicU64> {
+    /// Takes a chunk of a stretch: `pick(next, end)` says which, and what is left then. `None` where none is.
+    fn take(&self, pick: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
+        let left = |word: u64| (word & u64::from(u32::MAX), word >> 32);
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let (next, end) = left(word);
+            let (_, next, end) = (next < end).then(|| pick(next, end))?;
+            Some(end << 32 | next)
+        });
+        let (next, end) = left(taken.ok()?);
+        Some(pick(next, end).0 as usize)
+    }
+}
+
 /// What caller and workers share.
 struct Shared {
     state: Line<AtomicU64>,
-    next: Line<AtomicUsize>,
+    /// What is left of each thread's stretch of chunks: `end << 32 | next`.
+    parts: Box<[Line<AtomicU64>]>,
     body: UnsafeCell<Option<Body>>,
-    chunks: UnsafeCell<usize>,
     sleeping: AtomicUsize,
     caller_sleeps: AtomicBool,
     wake: Condvar,
@@ -42,7 +59,7 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `body` and `chunks` are written only by the caller that holds the dispatch lock, while the open bit is clear and
+// SAFETY: `body` is written only by the caller that holds the dispatch lock, while the open bit is clear and
 // no worker is inside; workers read them only between entering (acquire) and leaving (release).
 unsafe impl Send for Shared {}
 // SAFETY: as above.
@@ -185,10 +202,11 @@ impl Drop for Pool {
 impl Crew {
     fn new(workers: usize) -> Crew {
         // Leaked on purpose while threads run: given back by `dismiss`, once they have ended.
-        let shared: &'static Shared = Box::leak(Box::new(Shared::new()));
+        let shared: &'static Shared = Box::leak(Box::new(Shared::new(workers + 1)));
         let workers = (0..workers)
             .map_while(|index| {
-                std::thread::Builder::new().name(format!("omnidecode-{index}")).spawn(|| shared.work()).ok()
+                let thread = std::thread::Builder::new().name(format!("omnidecode-{index}"));
+                thread.spawn(move || shared.work(index + 1)).ok()
             })
             .collect();
         Crew { generation: generation(), dispatch: Mutex::new(()), shared, workers }
@@ -210,12 +228,11 @@ impl Crew {
 }
 
 impl Shared {
-    fn new() -> Shared {
+    fn new(threads: usize) -> Shared {
         Shared {
             state: Line(AtomicU64::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            parts: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
             body: UnsafeCell::new(None),
-            chunks: UnsafeCell::new(0),
             sleeping: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
             wake: Condvar::new(),
@@ -231,9 +248,12 @@ impl Shared {
         // lifetime of the borrow is erased, and `run` does not return before the last reader has left.
         unsafe {
             *self.body.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync), Body>(body));
-            *self.chunks.get() = chunks;
         }
-        self.next.0.store(0, Ordering::Relaxed);
+        let parts = self.parts.len();
+        for (index, part) in self.parts.iter().enumerate() {
+            let (next, end) = (chunks * index / parts, chunks * (index + 1) / parts);
+            part.0.store((end as u64) << 32 | next as u64, Ordering::Relaxed);
+        }
         let epoch = (self.state.0.load(Ordering::Relaxed) & !(EPOCH - 1)).wrapping_add(EPOCH);
         self.state.0.store(epoch | OPEN, Ordering::SeqCst);
         // Pairs with the fence of a worker that goes to sleep: either it sees the new state, or we see it asleep.
@@ -242,7 +262,7 @@ impl Shared {
             drop(lock(&self.bed));
             self.wake.notify_all();
         }
-        self.grab(chunks, body);
+        self.grab(0, body);
         let mut state = self.state.0.fetch_and(!OPEN, Ordering::AcqRel) & !OPEN;
         if state & INSIDE != 0 {
             let mut spin = Spin::new();
@@ -273,35 +293,36 @@ impl Shared {
         self.caller_sleeps.store(false, Ordering::Relaxed);
     }
 
-    /// Takes chunks until none is left.
-    fn grab(&self, chunks: usize, body: &(dyn Fn(usize) + Sync)) {
+    /// Runs chunks until none is left: thread `own`'s first, then the last ones of the others.
+    fn grab(&self, own: usize, body: &(dyn Fn(usize) + Sync)) {
         IN_CHUNK.set(true);
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let chunk = self.next.0.fetch_add(1, Ordering::Relaxed);
-                if chunk >= chunks {
-                    break;
-                }
+            while let Some(chunk) = self.parts[own].take(|next, end| (next, next + 1, end)) {
                 body(chunk);
+            }
+            for (_, part) in self.parts.iter().enumerate().filter(|&(index, _)| index != own) {
+                while let Some(chunk) = part.take(|next, end| (end - 1, next, end - 1)) {
+                    body(chunk);
+                }
             }
         }));
         IN_CHUNK.set(false);
         if let Err(payload) = ended {
             // Nobody begins another chunk of a loop that has failed.
-            self.next.0.store(chunks, Ordering::Relaxed);
+            self.parts.iter().for_each(|part| part.0.store(0, Ordering::Relaxed));
             lock(&self.panic).get_or_insert(payload);
         }
     }
 
-    /// The life of a worker.
-    fn work(&self) {
+    /// The life of worker `own`.
+    fn work(&self, own: usize) {
         let mut seen = 0;
         while let Some(state) = self.await_loop(seen) {
             seen = state & !(EPOCH - 1);
             // SAFETY: this worker is inside, so the caller has not returned and the body is alive.
-            let (body, chunks) = unsafe { ((*self.body.get()).map(|body| &*body), *self.chunks.get()) };
+            let body = unsafe { (*self.body.get()).map(|body| &*body) };
             if let Some(body) = body {
-                self.grab(chunks, body);
+                self.grab(own, body);
             }
             let left = self.state.0.fetch_sub(1, Ordering::AcqRel) - 1;
             fence(Ordering::SeqCst);

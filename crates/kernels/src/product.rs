@@ -266,13 +266,13 @@ impl<'p, 'a> Piece<'p, 'a> {
         let step = balanced(rows.len(), most);
         let mut y: Scratch = [0.0; MOST_ROWS * COLUMNS];
         let mut x: Scratch = [0.0; MOST_ROWS * COLUMNS];
-        for tile in tiles.clone() {
+        for tile in tiles {
             let columns = tile * COLUMNS..((tile + 1) * COLUMNS).min(first.weights.n());
             let mut from = rows.start;
             while from < rows.end {
                 let some = from..(from + step).min(rows.end);
-                // Later row tiles find the weights in the cache.
-                let until = if from == rows.start { tiles.end } else { tile };
+                // Later row tiles find the weights in the cache. The chunk that follows is most likely this thread's too.
+                let until = if from == rows.start { first.weights.tiles() } else { tile };
                 let used = some.len() * COLUMNS;
                 // SAFETY: the caller's duty.
                 unsafe { self.multiply(first, tile, until, some.clone(), &mut y) };
@@ -297,7 +297,10 @@ impl<'p, 'a> Piece<'p, 'a> {
                         std::slice::from_raw_parts_mut(self.out.add(row * self.stride + columns.start), columns.len())
                     };
                     match self.mode {
-                        Mode::Store => out.copy_from_slice(&y[..columns.len()]),
+                        Mode::Store => match out.as_chunks_mut::<COLUMNS>().0 {
+                            [out] => out.copy_from_slice(y),
+                            _ => out.copy_from_slice(&y[..columns.len()]),
+                        },
                         Mode::Add(scale) => out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y),
                     }
                 }

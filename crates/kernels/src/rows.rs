@@ -10,33 +10,22 @@ struct Disjoint(*mut f32);
 unsafe impl Sync for Disjoint {}
 impl Disjoint {
     /// # Safety
-    /// `row` is inside the buffer and given out once at a time.
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint")]
-    unsafe fn row(&self, row: usize, width: usize) -> &mut [f32] {
+    /// `row` is inside the buffer, which outlives the borrow, and given out once.
+    unsafe fn row<'a>(&self, row: usize, width: usize) -> &'a mut [f32] {
         // SAFETY: by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(row * width), width) }
     }
 }
 
 fn check(what: &str, data: &[f32], rows: usize, width: usize) {
-    assert!(
-        data.len() >= rows * width,
-        "{what}: {rows} rows of {width} do not fit {} floats",
-        data.len()
-    );
+    assert!(data.len() >= rows * width, "{what}: {rows} rows of {width} do not fit {} floats", data.len());
 }
 
 /// Calls `f(row, a[row])` for each of `rows` rows of `width` floats.
 ///
 /// # Panics
 /// When the buffer is too short.
-pub fn each_row(
-    pool: &Pool,
-    rows: usize,
-    a: &mut [f32],
-    width: usize,
-    f: &(dyn Fn(usize, &mut [f32]) + Sync),
-) {
+pub fn each_row(pool: &Pool, rows: usize, a: &mut [f32], width: usize, f: &(dyn Fn(usize, &mut [f32]) + Sync)) {
     check("each_row", a, rows, width);
     let a = Disjoint(a.as_mut_ptr());
     spread(pool, rows, &|row| {
@@ -61,26 +50,42 @@ pub fn each_row3(
     check("each_row3: first", a, rows, wa);
     check("each_row3: second", b, rows, wb);
     check("each_row3: third", c, rows, wc);
-    let (a, b, c) = (
-        Disjoint(a.as_mut_ptr()),
-        Disjoint(b.as_mut_ptr()),
-        Disjoint(c.as_mut_ptr()),
-    );
+    let (a, b, c) = (Disjoint(a.as_mut_ptr()), Disjoint(b.as_mut_ptr()), Disjoint(c.as_mut_ptr()));
     spread(pool, rows, &|row| {
         // SAFETY: `spread` gives every row once, the buffers are distinct borrows, the lengths were checked.
         unsafe { f(row, a.row(row, wa), b.row(row, wb), c.row(row, wc)) };
     });
 }
 
+/// Calls `f(row, a[row])` for each of `rows` rows of `width` floats, `chunk` rows at a time; the row outlives the call.
+pub(crate) fn each_row_of<'a>(
+    pool: &Pool,
+    rows: usize,
+    chunk: usize,
+    a: &'a mut [f32],
+    width: usize,
+    f: &(dyn Fn(usize, &'a mut [f32]) + Sync),
+) {
+    check("each_row_of", a, rows, width);
+    let a = Disjoint(a.as_mut_ptr());
+    chunks(pool, rows, chunk, &|row| {
+        // SAFETY: `chunks` gives every row once; the length was checked, and the buffer is borrowed for 'a.
+        f(row, unsafe { a.row(row, width) });
+    });
+}
+
 /// `f(row)` for every row, in chunks over the threads.
 pub fn spread(pool: &Pool, rows: usize, f: &(dyn Fn(usize) + Sync)) {
-    if rows < ALONE || pool.threads() == 1 {
+    let size = if rows < ALONE { ALONE } else { rows.div_ceil(pool.threads() * 4) };
+    chunks(pool, rows, size, f);
+}
+
+/// `f(row)` for every row, `size` rows at a time.
+fn chunks(pool: &Pool, rows: usize, size: usize, f: &(dyn Fn(usize) + Sync)) {
+    if pool.threads() == 1 {
         return (0..rows).for_each(f);
     }
-    let size = rows.div_ceil(pool.threads() * 4).max(1);
-    pool.run(rows.div_ceil(size), &|chunk| {
-        (chunk * size..((chunk + 1) * size).min(rows)).for_each(f)
-    });
+    pool.run(rows.div_ceil(size), &|chunk| (chunk * size..((chunk + 1) * size).min(rows)).for_each(f));
 }
 
 #[cfg(test)]
@@ -92,31 +97,15 @@ mod tests {
         for threads in [1, 3] {
             let pool = Pool::new(threads);
             for rows in [0, 1, 3, 4, 17, 100] {
-                let (mut a, mut b, mut c) = (
-                    vec![0.0; rows * 3],
-                    vec![0.0; rows * 2 + 5],
-                    vec![0.0; rows],
-                );
-                each_row(&pool, rows, &mut a, 3, &|row, a| {
-                    a.iter_mut().for_each(|x| *x += row as f32 + 1.0)
+                let (mut a, mut b, mut c) = (vec![0.0; rows * 3], vec![0.0; rows * 2 + 5], vec![0.0; rows]);
+                each_row(&pool, rows, &mut a, 3, &|row, a| a.iter_mut().for_each(|x| *x += row as f32 + 1.0));
+                each_row3(&pool, rows, (&mut a, 3), (&mut b, 2), (&mut c, 1), &|_, a, b, c| {
+                    b[1] += a[0];
+                    c[0] += a[2];
                 });
-                each_row3(
-                    &pool,
-                    rows,
-                    (&mut a, 3),
-                    (&mut b, 2),
-                    (&mut c, 1),
-                    &|_, a, b, c| {
-                        b[1] += a[0];
-                        c[0] += a[2];
-                    },
-                );
                 for row in 0..rows {
                     let n = row as f32 + 1.0;
-                    assert_eq!(
-                        (a[row * 3 + 1], b[row * 2], b[row * 2 + 1], c[row]),
-                        (n, 0.0, n, n)
-                    );
+                    assert_eq!((a[row * 3 + 1], b[row * 2], b[row * 2 + 1], c[row]), (n, 0.0, n, n));
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! Time of a forward by rows, on a model file: `cargo run --release -p omnidecode-models --example steps -- MODEL
-//! [CONTEXT]`. Prints milliseconds of 1, 2, 4, 8, 16, 32 rows in the tail behind CONTEXT places, their ratio to one
-//! row, and the prompt's rows a second. Medians over rounds that alternate the sizes.
+//! [CONTEXT] [ROWS,ROWS..] [ROUNDS]`. Prints milliseconds of 1, 2, 3, 4, 8, 16, 32 rows in the tail behind CONTEXT
+//! places, their ratio to the first, and the prompt's rows a second. Medians over rounds that alternate the sizes.
 use omnidecode_models::decoder::{Decoder, Options};
 use omnidecode_models::network::PAGE;
 use omnidecode_models::step::{Choice, Entry, RowEntry, RowRead, Segment, Step, Visible, Warp};
 use omnidecode_models::{Network, Weights};
 use std::time::Instant;
 
-const SIZES: [usize; 7] = [1, 2, 3, 4, 8, 16, 32];
+const SIZES: &str = "1,2,3,4,8,16,32";
 
 fn choice() -> Option<Choice> {
     let key = omnidecode_core::noise::Key::new(0, 0, omnidecode_core::noise::Purpose::Sample);
@@ -51,6 +51,9 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let path = args.next().expect("a model folder or file");
     let context: usize = args.next().map_or(512, |c| c.parse().expect("a number of places"));
+    let sizes = args.next().unwrap_or_else(|| SIZES.into());
+    let sizes: Vec<usize> = sizes.split(',').map(|n| n.parse().expect("numbers of rows")).collect();
+    let rounds: usize = args.next().map_or(21, |n| n.parse().expect("a number of rounds"));
     let clock = Instant::now();
     let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{e}"));
     let mut decoder = Decoder::load(&weights, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
@@ -66,15 +69,16 @@ fn main() {
     let prompt = step(context, 0, pages, false, layers);
     let prefill = median((0..3).map(|_| run(&prompt)).collect());
     println!("prompt of {context}: {:.0} rows/s", context as f64 / prefill);
-    let steps = SIZES.map(|n| step(n, context, pages, true, layers));
-    let mut times = vec![Vec::new(); SIZES.len()];
-    for _ in 0..21 {
+    let steps = sizes.iter().map(|&n| step(n, context, pages, true, layers));
+    let steps: Vec<Step> = steps.collect();
+    let mut times = vec![Vec::new(); sizes.len()];
+    for _ in 0..rounds {
         for (step, times) in steps.iter().zip(&mut times) {
             times.push(run(step));
         }
     }
     let times: Vec<f64> = times.into_iter().map(median).collect();
-    for (n, t) in SIZES.iter().zip(&times) {
+    for (n, t) in sizes.iter().zip(&times) {
         println!("{n:3} rows {:8.3} ms  {:5.2}x  {:6.1} GB/s", t * 1e3, t / times[0], bytes / t / 1e9);
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Chunks for each thread, so that a thread that started late or lost its core leaves little to wait for.
-const CHUNKS_PER_THREAD: usize = 16;
+const CHUNKS_PER_THREAD: usize = 8;
 
 /// Weights in a chunk, in bytes: below the first a dispatch would cost more than the read, above the second a late thread
 /// would hold up the rest.

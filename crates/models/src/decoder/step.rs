@@ -231,7 +231,7 @@ impl Decoder {
         index: usize,
         active: &[u32],
         norm: Option<&Norm>,
-        x: &mut [f32],
+        x: &[f32],
         rows: usize,
         forms: Forms,
         h: &mut Vec<f32>,
@@ -242,8 +242,10 @@ impl Decoder {
             None => acts.load(&self.pool, x, rows, width, forms),
             Some(norm) => {
                 let h = sized(h, rows * width);
-                each_row3(&self.pool, rows, (x, width), (h, width), (&mut [], 0), &|_, x, h, _| norm.row(x, h));
-                acts.load(&self.pool, h, rows, width, forms)
+                acts.load_each(&self.pool, (rows, width), forms, h, width, &|row, h| {
+                    norm.row(&x[row * width..][..width], h);
+                    h
+                })
             }
         };
         loaded.map_err(|bad| not_finite(active, bad.row, index))
