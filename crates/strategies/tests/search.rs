@@ -5,9 +5,10 @@ use common::{config, options, prompts, request, sampling, together, tokens};
 use omnidecode_core::noise::{Key, Purpose, mix, pair, unit};
 use omnidecode_engine::testing::{Bench, TableNetwork, networks};
 use omnidecode_engine::{
-    Answer, Candidate, Config, Detokenizer, Guarantee, Judge, NamedNetwork, Request, Sampling, Strategy, TextStream,
-    Token, Usage,
+    Answer, Candidate, Config, Detokenizer, Guarantee, Judge, NamedNetwork, Readout, Request, Sampling, Strategy,
+    TextStream, Token, Usage,
 };
+use omnidecode_models::{Weights, decoder};
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::registry::ParamSet;
 use omnidecode_strategies::search::branch::{Boundary, grow, spread};
@@ -246,36 +247,50 @@ fn a_star_counts_and_budgets() {
     assert_eq!((trace.found.len(), usage.judged), (17, 2));
 }
 
-/// Contract 6: behind shared pages a child reads what a prompt of its tokens reads.
+/// Contract 6: behind shared pages a child reads what a prompt of its tokens reads, to the bit.
 #[test]
 fn children_read_what_their_text_reads() {
-    let (sender, receiver) = channel();
-    let probe = Strategy::new("probe", Guarantee::Approximate, move |mut seq| async move {
-        let mut branches = spread(&mut seq, 4).await?;
-        grow(&mut branches, &Boundary { most: 5, ..Boundary::default() }).await?;
-        let mut children: Vec<_> = branches.iter().map(|b| b.fork(9)).collect();
-        drop(branches);
-        grow(&mut children, &Boundary { most: 3, ..Boundary::default() }).await?;
-        for child in &mut children {
-            let logits = child.seq.next(omnidecode_engine::Readout::LOGITS).await?.root().logits().to_vec();
-            let _ = sender.send((child.seq.tokens().to_vec(), logits));
-        }
-        Ok(())
-    });
-    let sampling = Sampling { ignore_eos: true, ..warm(3, 20) };
-    one(Request::new((1..60).collect::<Vec<Token>>(), probe, sampling.clone()));
-    let mut seen = 0;
-    for (text, logits) in receiver.iter() {
+    let llama = || {
+        let path = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama");
+        let load = decoder::Options { threads: Some(2), ..decoder::Options::default() };
+        let weights = Weights::open(&path).expect("a golden checkpoint");
+        vec![NamedNetwork::new("main", Box::new(decoder::Decoder::load(&weights, &load).expect("it loads")))]
+    };
+    for models in [networks, llama] {
+        let ask = |request: Request| {
+            let mut bench = Bench::new(config(), models()).expect("starts");
+            let handle = bench.submit(request);
+            bench.run();
+            assert!(handle.collect().end.is_ok());
+        };
         let (sender, receiver) = channel();
-        let fresh = Strategy::new("probe", Guarantee::Exact, move |mut seq| async move {
-            let _ = sender.send(seq.next(omnidecode_engine::Readout::LOGITS).await?.root().logits().to_vec());
+        let probe = Strategy::new("probe", Guarantee::Approximate, move |mut seq| async move {
+            let mut branches = spread(&mut seq, 4).await?;
+            grow(&mut branches, &Boundary { most: 5, ..Boundary::default() }).await?;
+            let mut children: Vec<_> = branches.iter().map(|b| b.fork(9)).collect();
+            drop(branches);
+            grow(&mut children, &Boundary { most: 3, ..Boundary::default() }).await?;
+            for child in &mut children {
+                let logits = child.seq.next(Readout::LOGITS).await?.root().logits().to_vec();
+                let _ = sender.send((child.seq.tokens().to_vec(), logits));
+            }
             Ok(())
         });
-        one(Request::new(text, fresh, sampling.clone()));
-        assert_eq!(receiver.recv().expect("logits"), logits);
-        seen += 1;
+        let sampling = Sampling { ignore_eos: true, ..warm(3, 20) };
+        ask(Request::new((1..60).collect::<Vec<Token>>(), probe, sampling.clone()));
+        let mut seen = 0;
+        for (text, logits) in receiver.iter() {
+            let (sender, receiver) = channel();
+            let fresh = Strategy::new("probe", Guarantee::Exact, move |mut seq| async move {
+                let _ = sender.send(seq.next(Readout::LOGITS).await?.root().logits().to_vec());
+                Ok(())
+            });
+            ask(Request::new(text, fresh, sampling.clone()));
+            assert_eq!(receiver.recv().expect("logits"), logits);
+            seen += 1;
+        }
+        assert_eq!(seen, 4);
     }
-    assert_eq!(seen, 4);
 }
 
 /// Contract 7: particles.
@@ -493,7 +508,7 @@ fn a_model_judges() {
         let mut bench = Bench::new(config(), alone).expect("starts");
         let (sender, receiver) = channel();
         let probe = Strategy::new("probe", Guarantee::Exact, move |mut seq| async move {
-            let asked = omnidecode_engine::Readout::default().logprobs([20, 30]);
+            let asked = Readout::default().logprobs([20, 30]);
             let _ = sender.send(seq.next(asked).await?.root().asked().to_vec());
             Ok(())
         });
