@@ -180,6 +180,14 @@ def test_runs_of_all_commands_are_read() -> None:
     assert report.load(json.dumps(SAMPLE["outputs"][0])).replies == whole.replies[:1]
 
 
+def test_answers_to_one_prompt_stand_together() -> None:
+    run = copy.deepcopy(SAMPLE["outputs"][0])
+    run["outputs"] *= 3
+    page = Page(report.render(report.load(json.dumps([run]))))
+    assert [f"Answer {at} of 3" in page.words for at in (1, 2, 3)] == [True] * 3
+    assert len(page.all("section")) == 1 and len(page.all("article")) == 3
+
+
 def test_run_without_origins_is_told_so() -> None:
     run = copy.deepcopy(SAMPLE)
     for output in run["outputs"]:
@@ -221,8 +229,7 @@ def test_no_json() -> None:
 
 def test_palettes_are_sequential_and_readable() -> None:
     """Luminance alone orders the shades, and text on each has a contrast of at least 4.5 (WCAG AA)."""
-    css = (ROOT / "python" / "omnidecode" / "report.html").read_text(encoding="utf-8")
-    blocks = re.findall(r":root \{(.*?)\}", css, re.S)
+    blocks = re.findall(r":root \{(.*?)\}", sample_page(), re.S)
     assert len(blocks) == 2  # light, dark
     for block in blocks:
         colours = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", block))

@@ -90,8 +90,10 @@ def _replies(run: Run) -> str:
         parts.append(f"<section><h2>{many}{text(reply.strategy)}</h2>")
         if reply.prompt is not None:
             parts.append(f"<details><summary>Prompt</summary><pre>{text(reply.prompt)}</pre></details>")
-        for answer in reply.answers:
+        for place, answer in enumerate(reply.answers, 1):
             number += 1
+            if len(reply.answers) > 1:
+                parts.append(f"<h3>Answer {place} of {len(reply.answers)}</h3>")
             # The time is that of the whole run: it is an answer's own only where there is one.
             seconds = run.seconds if len(answers) == 1 else None
             parts.append(_article(reply, answer, number, seconds))

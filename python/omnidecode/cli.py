@@ -121,6 +121,9 @@ def _strategy_flags(verb: argparse.ArgumentParser, *, name: bool = True) -> None
         "--param", action="append", default=[], metavar="KEY=VALUE", help="a parameter of the strategy; repeatable"
     )
     group.add_argument(
+        "--companion", action="append", default=[], metavar="NAME[:KEY=VALUE,...]", help="rides along; repeatable"
+    )
+    group.add_argument(
         "--plugin", action="append", default=[], metavar="FILE.py", help="a file that registers strategies"
     )
 
@@ -153,7 +156,7 @@ def _bias(text: str) -> tuple[int, float]:
 
 
 def _sampling(options: argparse.Namespace, llm: LLM) -> SamplingParams:
-    given = {field.name: getattr(options, field.name, None) for field in fields(SamplingParams)}
+    given: dict[str, Any] = {field.name: getattr(options, field.name, None) for field in fields(SamplingParams)}
     given = {name: value for name, value in given.items() if value is not None}
     if "logit_bias" in given:
         given["logit_bias"] = dict(given["logit_bias"])

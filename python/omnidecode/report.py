@@ -126,7 +126,7 @@ def display(outputs: Outputs, height: int = 640) -> None:
         from IPython.display import display as show
     except ImportError:
         raise RequestError("display: expected a notebook, found no IPython; write render(outputs) to a file") from None
-    show(HTML(framed(outputs, height)))  # type: ignore[no-untyped-call]
+    show(HTML(framed(outputs, height)))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _plain(outputs: Outputs) -> list[dict[str, Any]]:
@@ -230,10 +230,11 @@ def _bench(value: Mapping[str, Any]) -> Bench:
         for name in ("tokens_per_second", "tokens_per_forward", "ratio"):
             _field(row, name, (int, float), where)
         _field(row, "identical", bool, where, None)
+    rounds = _field(value, "rounds", int, "run")
     heading = (
         f"{_field(value, 'prompts', int, 'run')} prompts, at most {_field(value, 'max_tokens', int, 'run')} tokens each, "
         f"temperature {_field(value, 'temperature', (int, float), 'run'):g}, "
-        f"median of {_field(value, 'rounds', int, 'run')} rounds"
+        + (f"median of {rounds} rounds" if rounds > 1 else "one round")
     )
     return Bench(heading, value["rows"])
 

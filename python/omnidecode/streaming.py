@@ -72,7 +72,8 @@ class Job:
                 output.cumulative_logprob += entry[id].logprob
         output.text += chunk.text
         output.token_ids += chunk.token_ids
-        output.origins += [Origin(*found, text) for found, text in zip(chunk.origins, chunk.pieces, strict=True)]
+        for (source, forward, depth, branch, confidence), text in zip(chunk.origins, chunk.pieces, strict=True):
+            output.origins.append(Origin(source, forward, depth, branch, confidence, text))
         output.alternatives += [Alternative(*found) for found in chunk.others]
         output.notes += [Note(*found) for found in chunk.notes]
         output.finish_reason, output.stop_reason = chunk.finish_reason, chunk.stop_reason
