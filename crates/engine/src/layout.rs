@@ -165,7 +165,13 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
         let spans = match (&plan.mask, &shared) {
             (omnidecode_core::mask::Mask::Full, Some(spans)) => spans.clone(),
             _ => {
-                let mut seen = base.clone();
+                // A causal row in the midst of what is computed sees what is before it.
+                let mut seen = match &plan.mask {
+                    omnidecode_core::mask::Mask::Causal if !contiguous => {
+                        outside(plan, computed.max(covered.end), places[i] as usize..places[i] as usize)
+                    }
+                    _ => base.clone(),
+                };
                 if !contiguous {
                     places.iter().for_each(|&p| remove(&mut seen, p));
                 }

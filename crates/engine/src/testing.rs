@@ -58,6 +58,7 @@ impl TableNetwork {
             heads: 1,
             kv_heads: 1,
             context: 4096,
+            intermediate: 8,
             eos: vec![EOS],
             mask: Some(MASK),
             shift: 1,
