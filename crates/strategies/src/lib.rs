@@ -8,9 +8,13 @@
 pub mod autoregressive;
 pub mod companions;
 pub mod diffusion;
+pub mod fusion;
 pub mod latent;
+pub mod parallel;
 pub mod params;
+pub mod pruning;
 pub mod registry;
+pub mod scoring;
 pub mod search;
 pub mod speculative;
 
@@ -22,6 +26,12 @@ registry::strategies! {
     diffusion::freedave,
     diffusion::llada,
     diffusion::sdar,
+    fusion::fs_gen,
+    fusion::rectification,
+    parallel::superposed,
+    pruning::lazyllm,
+    scoring::first,
+    speculative::aded,
     latent::coconut,
     search::a_star,
     search::beam,
@@ -31,6 +41,7 @@ registry::strategies! {
     search::self_consistency,
     speculative::draft_model,
     speculative::dyspec,
+    speculative::kangaroo,
     speculative::prompt_lookup,
     speculative::rsd_c,
     speculative::rsd_s,

@@ -3,6 +3,7 @@
 //! `strategy` says how tokens are found, companions what bends the model or its law. `Exact` then means: as plain
 //! decoding with the same companions.
 pub mod clamp_neurons;
+pub mod grammar;
 pub mod majormark;
 pub mod zero_tuning;
 
@@ -131,6 +132,7 @@ macro_rules! companions {
 
 companions! {
     clamp_neurons,
+    grammar,
     majormark,
     zero_tuning,
 }

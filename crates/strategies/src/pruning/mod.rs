@@ -1,0 +1,2 @@
+//! Tokens that are left out of layers.
+pub mod lazyllm;

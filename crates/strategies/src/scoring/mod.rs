@@ -1,0 +1,3 @@
+//! Scores instead of texts.
+pub mod first;
+pub mod listwise;
