@@ -109,7 +109,7 @@ def test_a_bad_plan_is_raised_at_the_await(llm: LLM) -> None:
             await seq.forward(Plan.chain([10**9]))
         except RequestError as error:
             caught.append(str(error))
-        await python_plain.decode(seq)
+        await python_plain.__wrapped__(seq)
 
     (output,) = llm.generate(PROMPT, PARAMS, strategy="careful")
     assert output.outputs[0].token_ids == llm.generate(PROMPT, PARAMS)[0].outputs[0].token_ids

@@ -18,7 +18,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from . import _core
 from .errors import RequestError
@@ -28,9 +28,9 @@ __all__ = ["COMPANION_ENTRY_POINTS", "LogitsProcessor", "Ride", "companion", "co
 COMPANION_ENTRY_POINTS = "omnidecode.companions"
 
 #: ``processor(token_ids, logits)``, with further parameters by keyword.
-LogitsProcessor = Callable[..., Any]
+LogitsProcessor: TypeAlias = Callable[..., Any]
 #: What the engine takes: a callable, or a name of its registry with parameters as JSON.
-Ride = LogitsProcessor | tuple[str, str]
+Ride: TypeAlias = LogitsProcessor | tuple[str, str]
 _P = TypeVar("_P", bound=LogitsProcessor)
 
 _BUILT_IN: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in json.loads(_core.companions())}

@@ -40,7 +40,7 @@ class Strategy:
     #: What the registry knows: name, guarantee, needs, parameters, summary, source.
     spec: ClassVar[dict[str, Any]] = {}
     #: The coroutine function of a strategy written in Python.
-    decode: ClassVar[Decode | None] = None
+    __wrapped__: ClassVar[Decode | None] = None
     __slots__ = ("_guarantee", "parameters")
 
     def __init__(self, **parameters: Any) -> None:
@@ -52,9 +52,9 @@ class Strategy:
             if name not in known:
                 raise TypeError(f"{spec['name']} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
         self._guarantee: str = spec["guarantee"]
-        if type(self).decode is None:
+        if type(self).__wrapped__ is None:
             self._guarantee = _core.check_strategy(spec["name"], json.dumps(parameters))
-        for parameter in spec["parameters"] if type(self).decode is not None else ():
+        for parameter in spec["parameters"] if type(self).__wrapped__ is not None else ():
             if parameter["name"] in parameters:
                 _check(spec["name"], parameter, parameters[parameter["name"]])
         self.parameters: dict[str, Any] = parameters
@@ -115,7 +115,7 @@ def _make(spec: dict[str, Any], decode: Decode | None, module: str) -> type[Stra
             "__signature__": signature,
             "__slots__": (),
             "spec": spec,
-            "decode": staticmethod(decode) if decode is not None else None,
+            "__wrapped__": staticmethod(decode) if decode is not None else None,
         },
     )
 
@@ -217,7 +217,8 @@ _TYPES: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 def _parameters(name: str, decode: Decode) -> list[dict[str, Any]]:
     signature = inspect.signature(decode, eval_str=True)
-    first, *rest = list(signature.parameters.values()) or [None]
+    listed = list(signature.parameters.values())
+    first, rest = listed[0] if listed else None, listed[1:]
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         raise RequestError(f"strategy {name}: expected a function of a sequence, found no positional argument")
     found = []

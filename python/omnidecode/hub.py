@@ -120,6 +120,7 @@ def _download(
     cache_dir: str | os.PathLike[str] | None,
     cached: Path | None,
 ) -> Path:
+    folder = None if cache_dir is None else os.fspath(cache_dir)
     try:
         import huggingface_hub
     except ImportError:
@@ -132,11 +133,11 @@ def _download(
     try:
         if file is not None:
             return Path(
-                huggingface_hub.hf_hub_download(repo, file, revision=revision, token=token, cache_dir=cache_dir)
+                huggingface_hub.hf_hub_download(repo, file, revision=revision, token=token, cache_dir=folder)
             )
         return Path(
             huggingface_hub.snapshot_download(
-                repo, revision=revision, token=token, cache_dir=cache_dir, allow_patterns=_PATTERNS
+                repo, revision=revision, token=token, cache_dir=folder, allow_patterns=_PATTERNS
             )
         )
     except Exception as error:  # the hub's errors differ by version; the message and the cause tell them apart

@@ -9,7 +9,7 @@ import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from . import _core
 from ._companion import LogitsProcessor, resolve_companion
@@ -22,10 +22,10 @@ from .streaming import AsyncTextStream, Job, TextStream, gather_async, gather_bl
 
 __all__ = ["LLM"]
 
-Prompt = str | Sequence[int] | Mapping[str, Any]
-Message = Mapping[str, Any]
-StrategyLike = str | Mapping[str, Any] | Strategy | None
-CompanionLike = str | Mapping[str, Any] | LogitsProcessor
+Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
+Message: TypeAlias = Mapping[str, Any]
+StrategyLike: TypeAlias = str | Mapping[str, Any] | Strategy | None
+CompanionLike: TypeAlias = str | Mapping[str, Any] | LogitsProcessor
 
 
 class LLM:

@@ -35,7 +35,7 @@ class Job:
     outputs: list[CompletionOutput] = field(default_factory=list)
 
     def _arguments(self) -> tuple[Any, ...]:
-        decode = type(self.strategy).decode
+        decode = type(self.strategy).__wrapped__
         return (
             self.prompt_ids,
             self.sampling,

@@ -163,7 +163,7 @@ impl PyPlan {
         layers: "tuple[int, int] | None" = None, leave: "int" = 0, root: "bool" = true, noise: "int" = 0,
         choice: "bool" = true, logprob: "bool" = false, top: "int" = 0, stats: "bool" = false, logprobs: "list[int] | None" = None,
         logits: "bool" = false, hidden: "list[int] | None" = None, mass: "list[int] | None" = None,
-        read: "str | list[int]" = None
+        read: "str | list[int] | None" = None
     ))]
     fn new(
         rows: Option<Vec<Bound<'_, PyAny>>>,
