@@ -1,0 +1,242 @@
+"""Omnidecode beside llama.cpp and transformers, in one run: ``python benches/peers/run.py --help``.
+
+Every comparison alternates A B A B with both models loaded, takes medians of at least five turns, and discards the first.
+Ratios are printed; the raw seconds go to ``benches/results/<date>-<machine>.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+GENERATED = 32  # tokens of a decoding turn
+
+
+def prompt(tokens: int, salt: int) -> list[int]:
+    """Ids that no vocabulary lacks; ``salt`` keeps turns from finding their prompt in a prefix cache."""
+    return [100 + (i * 37 + salt * 101) % 900 for i in range(tokens)]
+
+
+class Ours:
+    """The installed wheel, through its public face."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import omnidecode
+
+        self.sampling = omnidecode.SamplingParams
+        self.llm = omnidecode.LLM(model, threads=threads, context=4096)
+
+    def decode(self, context: int, salt: int) -> tuple[float, float]:
+        """Seconds of a prompt of ``context`` ids up to its first token, and of each token after it."""
+        params = self.sampling(temperature=0, max_tokens=GENERATED + 1, ignore_eos=True)
+        start, seen, times = time.perf_counter(), 0, []
+        for delta in self.llm.stream({"prompt_token_ids": prompt(context, salt)}, params, strategy="plain"):
+            if delta.token_ids:
+                times.append(time.perf_counter())
+                seen += len(delta.token_ids)
+        assert seen == GENERATED + 1, f"{seen} tokens"
+        return times[0] - start, (times[-1] - times[0]) / GENERATED
+
+    def together(self, requests: int, salt: int, tokens: int = 64) -> float:
+        """Tokens a second of so many requests at once."""
+        params = self.sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
+        prompts = [{"prompt_token_ids": prompt(64, salt * 100 + i)} for i in range(requests)]
+        start = time.perf_counter()
+        self.llm.generate(prompts, params, strategy="plain")
+        return requests * tokens / (time.perf_counter() - start)
+
+
+class LlamaCpp:
+    """llama-cpp-python; greedy choice by argmax over its logits is not counted (its own sampler would be slower)."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        from llama_cpp import Llama
+
+        self.llm = Llama(model, n_ctx=4096, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False)
+
+    def decode(self, context: int, salt: int) -> tuple[float, float]:
+        self.llm.reset()
+        start = time.perf_counter()
+        self.llm.eval(prompt(context, salt))
+        first = time.perf_counter()
+        for i in range(GENERATED):
+            self.llm.eval([200 + i])
+        return first - start, (time.perf_counter() - first) / GENERATED
+
+
+class Transformers:
+    """transformers in bf16, its own cache."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        self.torch = torch
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        path = Path(model)
+        where = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (model, {})
+        self.model = load(where[0], dtype=torch.bfloat16, **where[1]).eval()
+
+    def decode(self, context: int, salt: int) -> tuple[float, float]:
+        torch = self.torch
+        with torch.inference_mode():
+            start = time.perf_counter()
+            out = self.model(torch.tensor([prompt(context, salt)]), use_cache=True, logits_to_keep=1)
+            first = time.perf_counter()
+            for i in range(GENERATED):
+                out = self.model(torch.tensor([[200 + i]]), past_key_values=out.past_key_values, use_cache=True)
+            return first - start, (time.perf_counter() - first) / GENERATED
+
+
+def steal() -> int:
+    """Ticks that the hypervisor took from this machine so far."""
+    try:
+        return int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def alternate(turns: int, sides: dict[str, Callable[[int], Any]]) -> tuple[dict[str, list[Any]], int]:
+    """What each side gives in each of its turns, the first one dropped, and the stolen ticks meanwhile."""
+    raw: dict[str, list[Any]] = {name: [] for name in sides}
+    before = steal()
+    for turn in range(turns + 1):
+        for name, side in sides.items():
+            value = side(turn)
+            if turn:
+                raw[name].append(value)
+    return raw, steal() - before
+
+
+def beside(ours: Ours, name: str, peer: Any, contexts: list[int], turns: int, tag: dict[str, Any]) -> Iterator[dict]:
+    for context in contexts:
+        raw, stolen = alternate(
+            turns,
+            {
+                "omnidecode": lambda turn, c=context: ours.decode(c, turn),
+                name: lambda turn, c=context: peer.decode(c, turn),
+            },
+        )
+        for at, what in enumerate(("prefill", "decode")):
+            sides = {side: [value[at] for value in values] for side, values in raw.items()}
+            mine, other = (statistics.median(values) for values in sides.values())
+            row = {**tag, "what": what, "peer": name, "context": context, "ratio": other / mine}
+            yield {**row, "seconds": sides, "stolen_ticks": stolen}
+
+
+def recycling(ours: Ours, per_task: int, tokens: int, turns: int, tag: dict[str, Any]) -> Iterator[dict]:
+    """Token Recycling over plain decoding, by prompt, in the order cold, warm."""
+    lines = (ROOT / "tests/data/spec_bench_64.jsonl").read_text(encoding="utf-8").splitlines()
+    tasks: dict[str, list[str]] = {}
+    for line in map(json.loads, lines):
+        tasks.setdefault(line["task"], []).append(line["prompt"])
+    params = ours.sampling(temperature=0, max_tokens=tokens)
+
+    def run(text: str, strategy: str) -> tuple[float, list[int]]:
+        start = time.perf_counter()
+        out = ours.llm.chat([{"role": "user", "content": text}], params, strategy=strategy)[0]
+        return time.perf_counter() - start, list(out.outputs[0].token_ids)
+
+    for task, texts in tasks.items():
+        for text in texts[:per_task]:
+            plain, fast = [], []
+            for _ in range(turns + 1):
+                for seconds, strategy in ((plain, "plain"), (fast, "token-recycling")):
+                    seconds.append(run(text, strategy))
+            assert all(ids == plain[0][1] for _, ids in plain + fast), f"{task}: not the same tokens"
+            # The first turn's prompt is not in the prefix cache; its table knows the prompts before it only.
+            times = {"plain": [t for t, _ in plain], "token-recycling": [t for t, _ in fast]}
+            warm = statistics.median(times["plain"][1:]) / statistics.median(times["token-recycling"][1:])
+            row = {**tag, "what": "token-recycling", "task": task, "prompt": text[:60], "tokens": len(plain[0][1])}
+            yield {**row, "ratio": warm, "seconds": times}
+
+
+def bandwidth(threads: int) -> float | None:
+    """Bytes a second that this machine reads from memory now; nothing without numpy."""
+    try:
+        import concurrent.futures
+
+        import numpy as np
+    except ImportError:
+        return None
+    parts = [np.ones(64 << 20, dtype=np.uint8).view(np.uint64) for _ in range(threads)]
+    best = float("inf")
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))
+            best = min(best, time.perf_counter() - start)
+    return sum(part.nbytes for part in parts) / best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="GGUF files: beside llama.cpp")
+    parser.add_argument("--transformers", action="append", default=[], metavar="MODEL", help="beside transformers bf16")
+    parser.add_argument("--together", metavar="MODEL", help="8 requests at once against one")
+    parser.add_argument("--recycling", metavar="MODEL", help="Token Recycling against plain, on Spec-Bench prompts")
+    parser.add_argument("--per-task", type=int, default=2, help="Spec-Bench prompts of each task")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens of a Spec-Bench answer")
+    parser.add_argument("--contexts", default="64,512,2048")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="the raw file; rows are added to what it holds")
+    args = parser.parse_args()
+    contexts = [int(c) for c in args.contexts.split(",")]
+    date = datetime.date.today().isoformat()
+    out = args.out or ROOT / "benches/results" / f"{date}-{platform.machine()}.json"
+    record = json.loads(out.read_text()) if out.exists() else {"date": date, "runs": []}
+    run: dict[str, Any] = {"threads": args.threads, "turns": args.turns, "read_bytes_per_s": bandwidth(args.threads)}
+    run["cpu"] = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "?")
+    run["rows"] = rows = []
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        about = [str(row[key]) for key in ("model", "what", "peer", "task", "context") if key in row]
+        print(f"{' '.join(about):72} {row['ratio']:6.2f}x", flush=True)
+
+    for model in args.models:
+        ours, peer = Ours(model, args.threads), LlamaCpp(model, args.threads)
+        for row in beside(ours, "llama.cpp", peer, contexts, args.turns, {"model": Path(model).name}):
+            add(row)
+        ours.llm.close()
+    for model in args.transformers:
+        ours, other = Ours(model, args.threads), Transformers(model, args.threads)
+        for row in beside(ours, "transformers bf16", other, contexts, args.turns, {"model": Path(model).name}):
+            add(row)
+        ours.llm.close()
+    if args.together:
+        ours = Ours(args.together, args.threads)
+        sides = {str(n): lambda turn, n=n: ours.together(n, turn * 10 + n) for n in (1, 8)}
+        raw, stolen = alternate(args.turns, sides)
+        one, eight = (statistics.median(values) for values in raw.values())
+        tag = {"model": Path(args.together).name, "what": "8 requests over one, tokens/s"}
+        add({**tag, "ratio": eight / one, "tokens_per_s": raw, "stolen_ticks": stolen})
+        ours.llm.close()
+    if args.recycling:
+        ours = Ours(args.recycling, args.threads)
+        for row in recycling(ours, args.per_task, args.tokens, args.turns, {"model": Path(args.recycling).name}):
+            add(row)
+        by_task: dict[str, list[float]] = {}
+        for row in rows:
+            if row["what"] == "token-recycling":
+                by_task.setdefault(row["task"], []).append(row["ratio"])
+        means = [statistics.mean(values) for values in by_task.values()]
+        print(f"token-recycling: mean over tasks {statistics.mean(means):.2f}x, worst {min(map(min, by_task.values())):.2f}x")
+    record["runs"].append(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
