@@ -122,11 +122,11 @@ def framed(outputs: Outputs, height: int = 640) -> str:
 def display(outputs: Outputs, height: int = 640) -> None:
     """Show the page in a notebook. Raises :class:`RequestError` outside of one."""
     try:
-        from IPython.display import HTML
         from IPython.display import display as show
     except ImportError:
         raise RequestError("display: expected a notebook, found no IPython; write render(outputs) to a file") from None
-    show(HTML(framed(outputs, height)))  # type: ignore[no-untyped-call, unused-ignore]
+    bundle = {"text/html": framed(outputs, height), "text/plain": "omnidecode report"}
+    show(bundle, raw=True)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _plain(outputs: Outputs) -> list[dict[str, Any]]:
