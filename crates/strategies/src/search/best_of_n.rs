@@ -1,6 +1,5 @@
 //! Best-of-N: so many samples side by side, the best one is the answer (sheet 04, baselines).
-use super::answers::Extraction;
-use super::answers::{Answer, vote};
+use super::answers::{Answer, Extraction, vote};
 use super::branch::{Boundary, best, grow, hand_in, spread};
 use super::judging::Judging;
 use crate::params::ParamError;
@@ -15,7 +14,7 @@ super::settings::judged! {
     /// Where the answer stands in a text, for `weighted`: a regular expression whose last match (its first group) it is;
     /// empty for the whole text.
     answer: String = String::new();
-    /// Other samples that are told with the answer, best first.
+    /// Samples that are told, the answer among them: the others come with their scores, best first; 1 tells the answer only.
     texts: usize = 1, within 1.0, 4096.0;
 }
 
