@@ -14,7 +14,7 @@ use std::sync::mpsc::channel;
 
 /// What the tokens of the table networks stand for: 1 to 62 are pieces that JSON can be made of, 0 ends, 63 is a mask.
 pub struct Pieces;
-const WORDS: &str = "0 1 2 3 4 5 6 7 8 9 a b c d e f n o r s t l A B C { } [ ] \" : , - . true false null \": \", {\" \
+const WORDS: &str = "0 1 2 3 4 5 6 7 8 9 a b c d e f n o r s t l m g u { } [ ] \" : , - . true false null \": \", {\" \
                      \"} name size tags ab ba 10 42 }, [\" \"] ok no red green i yes al e1 x é z";
 impl Vocabulary for Pieces {
     fn len(&self) -> usize {
