@@ -2,7 +2,7 @@
 use crate::error::{Error, Result};
 use crate::llm::Llm;
 use omnidecode_core::PAGE;
-use omnidecode_engine::{Config, Engine, NamedNetwork};
+use omnidecode_engine::{Config, Cost, Engine, NamedNetwork};
 use omnidecode_models::decoder::{Decoder, KvDtype, Options};
 use omnidecode_models::{ModelCard, Network, NetworkError, Reading, Step, Weights};
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl Builder {
             networks.push(NamedNetwork::new(role, Box::new(other)));
         }
         let places = self.kv_tokens.unwrap_or_else(|| affordable(card.context, slot));
-        let config = Config { pages: places.div_ceil(PAGE), ..Config::default() };
+        let config = Config { pages: places.div_ceil(PAGE), cost: Cost::measured(), ..Config::default() };
         let engine = Engine::start(config, networks)?;
         Llm::new(engine, card, &weights)
     }

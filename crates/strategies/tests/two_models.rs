@@ -4,12 +4,14 @@ mod common;
 mod law;
 
 use common::{config, options, prompts, request, sampling, together, tokens};
-use omnidecode_core::tree::{DraftTree, Proposal, ROOT};
+use omnidecode_core::law::draw;
+use omnidecode_core::noise::{Key, Purpose};
+use omnidecode_core::tree::{DraftTree, ROOT};
 use omnidecode_core::verify::{Rule, rejection};
 use omnidecode_engine::testing::{Bench, TableNetwork, networks};
 use omnidecode_engine::{
-    Answer, Config, Cost, Guarantee, NamedNetwork, Plan, Readout, Request, Sampling, Sequence, Strategy, Token, Usage,
-    Warp,
+    Answer, Config, Cost, Guarantee, NamedNetwork, Noise, Outcome, Plan, Readout, Request, Sampling, Sequence,
+    Strategy, Token, Usage, Verdict, Warp,
 };
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::speculative::drafting::{Draft, Verifier};
@@ -104,7 +106,8 @@ macro_rules! wrong {
         || {
             Strategy::new("wrong", Guarantee::Distribution, |mut seq| async move {
                 let $seq = &mut seq;
-                let mut draft = Draft::open($seq, None, Verifier::Rejection)?;
+                // Cooler than the target, so that much is refused.
+                let mut draft = Draft::open($seq, Some(1.0), Verifier::Rejection)?;
                 let mut next = $seq.next(Readout::CHOICE).await?.root().choice();
                 while $seq.push(next)?.is_some() {
                     let $draft = &mut draft;
@@ -119,7 +122,7 @@ macro_rules! wrong {
         }
     };
 }
-type Judged<'a> = (&'a DraftTree, &'a Draft, &'a omnidecode_engine::Outcome, Warp, omnidecode_engine::Noise);
+type Judged<'a> = (&'a DraftTree, &'a Draft, &'a Outcome, Warp, Noise);
 
 /// The tree with some nodes left out or siblings turned round, and the old name of each node.
 fn rebuilt(tree: &DraftTree, keep: impl Fn(u32) -> bool, reverse: bool) -> (DraftTree, Vec<u32>) {
@@ -137,11 +140,7 @@ fn rebuilt(tree: &DraftTree, keep: impl Fn(u32) -> bool, reverse: bool) -> (Draf
     }
     (out, names)
 }
-fn judge_rebuilt(
-    (tree, draft, seen, warp, noise): Judged<'_>,
-    keep: impl Fn(u32) -> bool,
-    reverse: bool,
-) -> omnidecode_engine::Verdict {
+fn judge_rebuilt((tree, draft, seen, warp, noise): Judged<'_>, keep: impl Fn(u32) -> bool, reverse: bool) -> Verdict {
     let (other, names) = rebuilt(tree, keep, reverse);
     let old = |node: u32| if node == ROOT { ROOT } else { names[node as usize] };
     let mut verdict = rejection(
@@ -153,6 +152,41 @@ fn judge_rebuilt(
     );
     verdict.path.iter_mut().for_each(|node| *node = old(*node));
     verdict
+}
+
+/// Recursive rejection that takes a drawn token out of the draft's law and forgets to scale the rest.
+fn judge_unscaled(tree: &DraftTree, draft: &Draft, seen: &Outcome, warp: Warp, noise: Noise) -> Verdict {
+    let wide = |law: &[f32]| law.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+    let (mut path, mut at) = (Vec::new(), ROOT);
+    loop {
+        let key = |purpose| Key::new(noise.seed, noise.base + path.len(), purpose);
+        let mut rest = wide(&warp.law(seen.at(at).logits()));
+        let mut law = if tree.children(at).next().is_some() { wide(&draft.law(at)) } else { Vec::new() };
+        let mut accepted = None;
+        for (k, child) in tree.children(at).enumerate() {
+            let y = tree.tokens()[child as usize] as usize;
+            if key(Purpose::Accept).uniform(k as u64) * law[y] <= rest[y] && rest[y] > 0.0 {
+                accepted = Some(child);
+                break;
+            }
+            let left: Vec<f64> = rest.iter().zip(&law).map(|(r, d)| (r - d).max(0.0)).collect();
+            let sum: f64 = left.iter().sum();
+            if sum > 0.0 {
+                rest = left.into_iter().map(|r| r / sum).collect();
+            }
+            law[y] = 0.0;
+        }
+        match accepted {
+            Some(child) => {
+                path.push(child);
+                at = child;
+            }
+            None => {
+                let next = draw(&rest, key(Purpose::Residual).uniform(0));
+                return Verdict { path, next };
+            }
+        }
+    }
 }
 
 /// Wrong verifications are flagged, so the test above can fail.
@@ -186,18 +220,9 @@ fn wrong_controls_are_flagged() {
         ),
     );
     law::case(
-        "not renormalised: judged as if drawn with replacement",
+        "what is left of the draft's law is not renormalised",
         false,
-        wrong!(
-            draft,
-            seq,
-            rsd_c::grow(draft, seq, &[3, 2][..2.min(draft.levels(seq))]).await?,
-            |t: &DraftTree, d: &Draft, s: &omnidecode_engine::Outcome, w: Warp, n| {
-                let iid = Proposal::Sampled { replacement: true };
-                let other = DraftTree::from_parents(t.tokens().to_vec(), t.parents(), iid).expect("a tree");
-                rejection(&other, Rule::Recursive, n, |v| w.law(s.at(v).logits()), |v| d.law(v))
-            }
-        ),
+        wrong!(draft, seq, rsd_c::grow(draft, seq, &[3, 3][..2.min(draft.levels(seq))]).await?, judge_unscaled),
     );
     law::case(
         "an own sample of the target for each path, the longest kept",
@@ -206,30 +231,22 @@ fn wrong_controls_are_flagged() {
             draft,
             seq,
             rsd_c::grow(draft, seq, &[2, 2, 1][..3.min(draft.levels(seq))]).await?,
-            |t: &DraftTree, _d, s: &omnidecode_engine::Outcome, w: Warp, n: omnidecode_engine::Noise| {
+            |t: &DraftTree, _d, s: &Outcome, w: Warp, n: Noise| {
                 let leaves = (0..t.len() as u32).filter(|&c| t.children(c).next().is_none());
                 let walk = |leaf: u32| {
                     let (mut kept, mut at) = (Vec::new(), ROOT);
                     for node in t.path(leaf).into_iter().chain([ROOT]) {
-                        let key = omnidecode_core::noise::Key::new(
-                            n.seed,
-                            n.base + kept.len(),
-                            omnidecode_core::noise::Purpose::Accept,
-                        );
-                        let choice =
-                            omnidecode_core::law::draw(&w.law(s.at(at).logits()), key.uniform(u64::from(leaf)));
+                        let key = Key::new(n.seed, n.base + kept.len(), Purpose::Accept);
+                        let choice = draw(&w.law(s.at(at).logits()), key.uniform(u64::from(leaf)));
                         if node == ROOT || t.tokens()[node as usize] != choice {
-                            return omnidecode_engine::Verdict { path: kept, next: choice };
+                            return Verdict { path: kept, next: choice };
                         }
                         kept.push(node);
                         at = node;
                     }
                     unreachable!("the path ends")
                 };
-                let plain = omnidecode_engine::Verdict {
-                    path: Vec::new(),
-                    next: omnidecode_core::law::draw(&w.law(s.at(ROOT).logits()), 0.5),
-                };
+                let plain = Verdict { path: Vec::new(), next: draw(&w.law(s.at(ROOT).logits()), 0.5) };
                 leaves.map(walk).max_by_key(|v| v.path.len()).unwrap_or(plain)
             }
         ),

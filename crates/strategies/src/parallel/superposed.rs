@@ -80,18 +80,19 @@ impl Params {
     ///
     /// # Errors
     /// As [`Sequence::forward`], and [`Error::Strategy`] when the corpus cannot be read.
-    pub async fn search(&self, seq: &Sequence) -> Result<Vec<Written>> {
+    pub async fn search(&self, seq: &mut Sequence) -> Result<Vec<Written>> {
         let (corpus, own) = self.grams(seq)?;
         let ends = if seq.sampling().ignore_eos { Vec::new() } else { seq.card().eos.clone() };
         let steps = self.length.unwrap_or(usize::MAX).min(seq.room());
+        let mut seen = seq.next(Readout::LOGITS).await?;
         let mut mixed = seq.fork(0);
         let mut alive = vec![Written { tokens: Vec::new(), log: 0.0 }];
         let mut finished: Vec<Written> = Vec::new();
         for step in 0..steps {
             if step > 0 {
                 mixed.extend_mix(superposition(&alive))?;
+                seen = mixed.next(Readout::LOGITS).await?;
             }
-            let seen = mixed.next(Readout::LOGITS).await?;
             let law = self.law(seen.root().logits());
             let mut next: Vec<Written> = Vec::new();
             for draft in &alive {
@@ -107,10 +108,17 @@ impl Params {
                 }
             }
             let logs: Vec<f64> = next.iter().map(|n| n.log).collect();
-            let best = largest(&logs, 2 * self.k).into_iter().map(|i| next[i].clone());
-            let (over, going): (Vec<_>, Vec<_>) = best.partition(|n| n.tokens.last().is_some_and(|t| ends.contains(t)));
-            alive = going.into_iter().take(self.k).collect();
-            finished.extend(over);
+            // Of 2 k candidates k go on. An end counts where it is among the k best, as in beam search: one draft without
+            // n-grams is greedy decoding then.
+            alive.clear();
+            for (rank, i) in largest(&logs, 2 * self.k).into_iter().enumerate() {
+                let ended = next[i].tokens.last().is_some_and(|t| ends.contains(t));
+                match ended {
+                    true if rank < self.k => finished.push(next[i].clone()),
+                    false if alive.len() < self.k => alive.push(next[i].clone()),
+                    _ => {}
+                }
+            }
             sort(&mut finished);
             finished.truncate(self.k);
             // Scores only fall: no draft alive can overtake k finished ones that are ahead.
