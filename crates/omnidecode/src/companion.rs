@@ -27,6 +27,11 @@ impl Vocabulary for Words {
     }
 }
 
+/// The vocabulary of a model with `len` logits: one for all requests, as grammars keep what they make of it.
+pub(crate) fn vocabulary(tokenizer: &Tokenizer, len: usize) -> Arc<dyn Vocabulary> {
+    Arc::new(Words { tokenizer: tokenizer.clone(), len })
+}
+
 impl Llm {
     /// Let a companion of the registry ride along a request, after those already there.
     ///
@@ -34,8 +39,7 @@ impl Llm {
     /// [`Error::Companion`](crate::Error::Companion) when there is no such name, its parameters are refused, or it does
     /// not fit this model.
     pub fn attach(&self, request: &mut Request, name: &str, options: &Options, prompt: &[Token]) -> Result<()> {
-        let words = Words { tokenizer: self.tokenizer().clone(), len: self.card().vocab };
-        let to = Context { card: self.card(), prompt, vocabulary: Some(Arc::new(words)) };
+        let to = Context { card: self.card(), prompt, vocabulary: Some(self.vocabulary().clone()) };
         Ok(companions::attach(name, options, &to, request)?)
     }
 }

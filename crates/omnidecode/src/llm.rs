@@ -1,6 +1,7 @@
 //! A model, ready for requests.
 use crate::builder::Builder;
 use crate::chat::Message;
+use crate::companion;
 use crate::error::Result;
 use crate::stream::Stream;
 use crate::text::Text;
@@ -13,6 +14,7 @@ use omnidecode_engine::{
 use omnidecode_models::config::GenerationConfig;
 use omnidecode_models::tokenizer::Tokenizer;
 use omnidecode_models::{ChatTemplate, ModelCard, ModelError, Weights};
+use omnidecode_strategies::companions::Vocabulary;
 use omnidecode_strategies::params::Options;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +25,7 @@ pub struct Llm {
     engine: Engine,
     card: ModelCard,
     tokenizer: Tokenizer,
+    vocabulary: Arc<dyn Vocabulary>,
     template: Option<ChatTemplate>,
     generation: GenerationConfig,
 }
@@ -46,7 +49,9 @@ impl Llm {
             Err(ModelError::NoTemplate { .. }) => None, // an error once somebody wants to chat
             Err(error) => return Err(error.into()),
         };
-        Ok(Llm { engine, card, tokenizer, template, generation: weights.generation_config().clone() })
+        let vocabulary = companion::vocabulary(&tokenizer, card.vocab);
+        let generation = weights.generation_config().clone();
+        Ok(Llm { engine, card, tokenizer, vocabulary, template, generation })
     }
 
     /// The model's facts.
@@ -60,6 +65,9 @@ impl Llm {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+    pub(crate) fn vocabulary(&self) -> &Arc<dyn Vocabulary> {
+        &self.vocabulary
     }
     /// The chat template, if the model has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
