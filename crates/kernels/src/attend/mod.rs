@@ -29,6 +29,12 @@ const STRETCH: usize = 8 * PAGE;
 /// Query rows (rows times heads of one kv head) that share the keys of a block while they are in cache.
 const TILE_ROWS: usize = 32;
 
+/// Rows that read keys as they are stored.
+const FEW_ROWS: usize = 8;
+
+/// Rows of partial results that the caller joins by itself.
+const JOINS_ALONE: usize = 64;
+
 /// The attention of one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
@@ -197,14 +203,21 @@ impl Job<'_> {
                     dispatch_on(job.tier, walk::Walk { job, item: &items[i], scratch, partials: shared, out })
                 });
             });
-            if !parts.is_empty() {
+            if parts.is_empty() {
+                return;
+            }
+            let len = |tile: &Item| tile.stretches.len() * walk::partial_len(tile.rows(), job.kv.width());
+            let join = |i: usize| {
+                let at = tiles[..i].iter().map(len).sum::<usize>();
                 SCRATCH.with_borrow_mut(|scratch| {
-                    let mut at = 0;
-                    for tile in &*tiles {
-                        dispatch_on(job.tier, walk::Join { job, tile, scratch, partials: &partials[at..], out });
-                        at += tile.stretches.len() * walk::partial_len(tile.rows(), job.kv.width());
-                    }
+                    dispatch_on(job.tier, walk::Join { job, tile: &tiles[i], scratch, partials: &partials[at..], out });
                 });
+            };
+            // A dispatch costs as much as a few rows.
+            if parts.iter().map(Item::rows).sum::<usize>() < JOINS_ALONE {
+                (0..tiles.len()).for_each(join);
+            } else {
+                pool.run(tiles.len(), &join);
             }
         });
     }
@@ -267,7 +280,21 @@ impl Job<'_> {
         plan.parts.clear();
         let per_kv = self.heads.heads / self.heads.kv_heads;
         let wide = per_kv.min(TILE_ROWS);
-        let tall = (TILE_ROWS / wide).max(1);
+        let mut tall = (TILE_ROWS / wide).max(1);
+        // The rows of one sequence see about the same keys, so that tiles cost the same: any whole number of them a thread
+        // is even, and cheaper than parts that must be joined.
+        let mut even = false;
+        if let ([group], true) = (self.sight.groups, threads > 1) {
+            let across = self.heads.kv_heads * per_kv.div_ceil(wide);
+            let share = group.queries.len().div_ceil(threads).clamp(1, tall);
+            for height in [tall, share] {
+                // More rows than this share widened pages, which are not to be widened twice.
+                let fits = height == tall || height * wide <= FEW_ROWS;
+                if !even && fits && (across * group.queries.len().div_ceil(height)).is_multiple_of(threads) {
+                    (tall, even) = (height, true);
+                }
+            }
+        }
         for (index, group) in self.sight.groups.iter().enumerate() {
             for start in group.queries.clone().step_by(tall) {
                 let queries = start..(start + tall).min(group.queries.end);
@@ -287,7 +314,7 @@ impl Job<'_> {
             }
         }
         // Too few tiles to share evenly: share their stretches.
-        if threads > 1 && plan.tiles.len() < 4 * threads && plan.tiles.iter().any(|t| t.stretches.len() > 1) {
+        if threads > 1 && !even && plan.tiles.len() < 4 * threads && plan.tiles.iter().any(|t| t.stretches.len() > 1) {
             let mut at = 0;
             for tile in &plan.tiles {
                 for stretch in tile.stretches.clone() {

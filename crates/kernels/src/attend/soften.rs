@@ -52,48 +52,61 @@ impl Task for Soften<'_> {
     fn run<S: Simd>(self, s: S) {
         let scale = s.splat(self.heads.scale);
         let (hidden, count) = (s.splat(f32::NEG_INFINITY), s.splat(self.n as f32));
-        for r in 0..self.rows {
-            let mut x = [hidden; PAGE / 8];
-            let mut top = hidden;
-            for (j, x) in x[..PAGE / S::LANES].iter_mut().enumerate() {
-                let lane = j * S::LANES;
+        // The tops of some rows, then their factors side by side, then their weights: no row waits for another.
+        let mut first = 0;
+        while first < self.rows {
+            let some = (self.rows - first).min(S::LANES);
+            let mut tops = [f32::NEG_INFINITY; MAX_LANES];
+            for (r, row_top) in tops.iter_mut().enumerate().take(some) {
+                let r = first + r;
+                let mut top = hidden;
+                for lane in (0..PAGE).step_by(S::LANES) {
+                    // SAFETY: the maker's duty.
+                    unsafe {
+                        let mut v = s.mul(s.load(self.scores.add(r * self.stride + lane)), scale);
+                        if let Some(cap) = self.heads.softcap {
+                            v = s.mul(math::tanh(s, s.div(v, s.splat(cap))), s.splat(cap));
+                        }
+                        if !self.adds.is_null() {
+                            v = s.add(v, s.load(self.adds.add(r * PAGE + lane)));
+                        }
+                        v = s.mul(v, s.splat(LOG2_E));
+                        // Selected, not multiplied: what lies in the other lanes may be anything.
+                        v = s.pick_less(s.load(LANES.as_ptr().add(lane)), count, v, hidden);
+                        s.store(self.weights.add(r * PAGE + lane), v);
+                        top = s.max(top, v);
+                    }
+                }
+                *row_top = s.reduce_max(top);
+            }
+            let mut highs = [0f32; MAX_LANES];
+            // SAFETY: the maker's duty; `some` rows are left, the arrays hold a vector.
+            unsafe {
+                let old = s.load_part(self.max.add(first), some, f32::NEG_INFINITY);
+                let max = s.max(s.load(tops.as_ptr()), old);
+                s.store_part(self.max.add(first), some, max);
+                // Nothing but -inf so far: against any finite maximum its weights are 0.
+                let high = s.pick_less(hidden, max, max, s.splat(0.0));
+                s.store(highs.as_mut_ptr(), high);
+                s.store_part(self.factors.add(first), some, math::exp2(s, s.sub(old, high)));
+            }
+            for (r, high) in highs.iter().enumerate().take(some) {
+                let r = first + r;
+                let high = s.splat(*high);
+                let mut sum = s.splat(0.0);
                 // SAFETY: the maker's duty.
                 unsafe {
-                    let mut v = s.mul(s.load(self.scores.add(r * self.stride + lane)), scale);
-                    if let Some(cap) = self.heads.softcap {
-                        v = s.mul(math::tanh(s, s.div(v, s.splat(cap))), s.splat(cap));
+                    for lane in (0..PAGE).step_by(S::LANES) {
+                        let at = self.weights.add(r * PAGE + lane);
+                        let weight = math::exp2(s, s.sub(s.load(at), high));
+                        sum = s.add(sum, weight);
+                        s.store(at, weight);
                     }
-                    if !self.adds.is_null() {
-                        v = s.add(v, s.load(self.adds.add(r * PAGE + lane)));
-                    }
-                    v = s.mul(v, s.splat(LOG2_E));
-                    // Selected, not multiplied: what lies in the other lanes may be anything.
-                    *x = s.pick_less(s.load(LANES.as_ptr().add(lane)), count, v, hidden);
+                    let sums = self.sums.add(r * S::LANES);
+                    s.store(sums, s.fma(s.load(sums), s.splat(*self.factors.add(r)), sum));
                 }
-                top = s.max(top, *x);
             }
-            // SAFETY: the maker's duty.
-            let (max, factor) = unsafe { (&mut *self.max.add(r), &mut *self.factors.add(r)) };
-            let (old, top) = (*max, s.reduce_max(top));
-            *factor = 1.0;
-            if top > old {
-                *factor = exp2(s, old - top);
-                *max = top;
-            }
-            // Nothing but -inf so far: against any finite maximum its weights are 0.
-            let high = s.splat(if *max == f32::NEG_INFINITY { 0.0 } else { *max });
-            let mut sum = s.splat(0.0);
-            for (j, x) in x[..PAGE / S::LANES].iter().enumerate() {
-                let weight = math::exp2(s, s.sub(*x, high));
-                sum = s.add(sum, weight);
-                // SAFETY: the maker's duty.
-                unsafe { s.store(self.weights.add(r * PAGE + j * S::LANES), weight) };
-            }
-            // SAFETY: the maker's duty.
-            unsafe {
-                let sums = self.sums.add(r * S::LANES);
-                s.store(sums, s.fma(s.load(sums), s.splat(*factor), sum));
-            }
+            first += some;
         }
     }
 }
