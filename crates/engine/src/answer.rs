@@ -132,7 +132,16 @@ pub(crate) struct Output {
 
 impl Output {
     pub fn new(outbox: Outbox) -> Self {
-        Self { outbox, places: 0, bytes: 0, pending: Delta::default(), tokens: 0, end: End::default(), others: Vec::new(), notes: Vec::new() }
+        Self {
+            outbox,
+            places: 0,
+            bytes: 0,
+            pending: Delta::default(),
+            tokens: 0,
+            end: End::default(),
+            others: Vec::new(),
+            notes: Vec::new(),
+        }
     }
     /// Hand over what is new.
     pub fn take(&mut self, generated: &[Token], progress: &Progress, stops: &[String]) {

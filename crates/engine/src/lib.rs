@@ -64,8 +64,8 @@ pub use outcome::{Outcome, Seen};
 pub use plan::{KvAction, LATENT, Plan, Readout, Row, Rows};
 pub use processor::{LogitsProcessor, ProcessorState};
 pub use request::{
-    Alternative, Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Note, Prompt, Reason, Request, StopReason, Strategy,
-    TokenLogprob,
+    Alternative, Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Note, Prompt, Reason, Request,
+    StopReason, Strategy, TokenLogprob,
 };
 pub use sampling::Sampling;
 pub use sequence::Sequence;

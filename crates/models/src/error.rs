@@ -102,9 +102,7 @@ pub enum ModelError {
         found: String,
     },
     /// The tokenizer's description is unusable.
-    #[error(
-        "tokenizer, {at}: expected {expected}, found {found}; fetch the model's own tokenizer.json again"
-    )]
+    #[error("tokenizer, {at}: expected {expected}, found {found}; fetch the model's own tokenizer.json again")]
     Tokenizer {
         /// Where.
         at: String,
@@ -114,9 +112,7 @@ pub enum ModelError {
         found: String,
     },
     /// A token id outside the vocabulary.
-    #[error(
-        "token id {found}: expected an id below {vocab}; ids belong to the tokenizer of the same model"
-    )]
+    #[error("token id {found}: expected an id below {vocab}; ids belong to the tokenizer of the same model")]
     TokenId {
         /// The id.
         found: u32,
@@ -153,38 +149,16 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn io(path: &Path, error: &std::io::Error) -> Self {
-        Self::Io {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        }
+        Self::Io { path: path.to_path_buf(), reason: error.to_string() }
     }
-    pub(crate) fn config(
-        field: impl Into<String>,
-        expected: impl Into<String>,
-        found: impl ToString,
-    ) -> Self {
-        Self::Config {
-            field: field.into(),
-            expected: expected.into(),
-            found: brief(found),
-        }
+    pub(crate) fn config(field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Self {
+        Self::Config { field: field.into(), expected: expected.into(), found: brief(found) }
     }
-    pub(crate) fn tokenizer(
-        at: impl Into<String>,
-        expected: impl Into<String>,
-        found: impl ToString,
-    ) -> Self {
-        Self::Tokenizer {
-            at: at.into(),
-            expected: expected.into(),
-            found: brief(found),
-        }
+    pub(crate) fn tokenizer(at: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Self {
+        Self::Tokenizer { at: at.into(), expected: expected.into(), found: brief(found) }
     }
     pub(crate) fn unsupported(expected: impl Into<String>, found: impl ToString) -> Self {
-        Self::UnsupportedConfig {
-            expected: expected.into(),
-            found: brief(found),
-        }
+        Self::UnsupportedConfig { expected: expected.into(), found: brief(found) }
     }
 }
 

@@ -22,7 +22,7 @@ pub use error::ModelError;
 pub use files::{Field, Part, Tensor, Weights};
 pub use network::{Network, NetworkError};
 pub use step::{
-    Bias, Choice, Clamp, ClampAction, Edits, Entry, PickError, Reading, RowEntry, RowRead, Segment, Stats,
-    Step, Tap, Visible, Warp,
+    Bias, Choice, Clamp, ClampAction, Edits, Entry, PickError, Reading, RowEntry, RowRead, Segment, Stats, Step, Tap,
+    Visible, Warp,
 };
 pub use tokenizer::{TextStream, Tokenizer};

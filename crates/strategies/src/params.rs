@@ -288,7 +288,14 @@ mod tests {
         let given = options(json!({"k": 4, "mass": 2, "order": "dfs", "depth": 3}));
         let params = Params::parse("s", &given).expect("valid");
         assert_eq!((params.k, params.mass, params.order.as_str(), params.depth), (4, 2.0, "dfs", Some(3)));
-        let refused = [json!({"k": 0}), json!({"k": 1.5}), json!({"k": "4"}), json!({"mass": -1}), json!({"order": "x"}), json!({"depth": 10})];
+        let refused = [
+            json!({"k": 0}),
+            json!({"k": 1.5}),
+            json!({"k": "4"}),
+            json!({"mass": -1}),
+            json!({"order": "x"}),
+            json!({"depth": 10}),
+        ];
         for bad in refused {
             let error = Params::parse("s", &options(bad.clone())).expect_err("out of range");
             assert!(error.to_string().contains("expects"), "{bad}: {error}");

@@ -4,16 +4,9 @@ use crate::error::{ModelError, Result};
 
 /// Each size must be from 1 to its limit.
 pub(crate) fn sizes(sizes: &[(&str, usize, usize)]) -> Result<()> {
-    match sizes
-        .iter()
-        .find(|(_, size, most)| !(1..=*most).contains(size))
-    {
+    match sizes.iter().find(|(_, size, most)| !(1..=*most).contains(size)) {
         None => Ok(()),
-        Some((name, size, most)) => Err(ModelError::config(
-            *name,
-            format!("a size from 1 to {most}"),
-            size,
-        )),
+        Some((name, size, most)) => Err(ModelError::config(*name, format!("a size from 1 to {most}"), size)),
     }
 }
 
@@ -38,11 +31,7 @@ impl Config {
                 self.kv_heads,
             ));
         }
-        sizes(&[(
-            "num_attention_heads · head_dim",
-            self.heads * self.head_dim,
-            WIDE,
-        )])?;
+        sizes(&[("num_attention_heads · head_dim", self.heads * self.head_dim, WIDE)])?;
         let positive = |name: &str, value: f32| {
             if value.is_finite() && value > 0.0 {
                 Ok(())
@@ -54,10 +43,8 @@ impl Config {
         positive("embedding_multiplier", self.embedding_scale)?;
         positive("residual_multiplier", self.residual_scale)?;
         positive("1 / logits_scaling", self.logit_scale)?;
-        self.attention_softcap
-            .map_or(Ok(()), |cap| positive("attn_logit_softcapping", cap))?;
-        self.final_softcap
-            .map_or(Ok(()), |cap| positive("final_logit_softcapping", cap))?;
+        self.attention_softcap.map_or(Ok(()), |cap| positive("attn_logit_softcapping", cap))?;
+        self.final_softcap.map_or(Ok(()), |cap| positive("final_logit_softcapping", cap))?;
         for layer in &self.layers {
             positive("the attention scale", layer.attention_scale)?;
             sizes(&[("sliding_window", layer.window.unwrap_or(1), usize::MAX)])?;
@@ -76,18 +63,9 @@ impl Config {
             sizes(&[("block_size", size, 1 << 16)])?;
         }
         if self.logit_shift > 1 {
-            return Err(ModelError::config(
-                "logit_shift",
-                "0 or 1",
-                self.logit_shift,
-            ));
+            return Err(ModelError::config("logit_shift", "0 or 1", self.logit_shift));
         }
-        let tokens = self
-            .eos
-            .iter()
-            .chain(&self.bos)
-            .chain(&self.pad)
-            .chain(&self.mask);
+        let tokens = self.eos.iter().chain(&self.bos).chain(&self.pad).chain(&self.mask);
         match tokens.into_iter().find(|id| **id as usize >= self.vocab) {
             Some(id) => Err(ModelError::config(
                 "a special token id",
@@ -117,68 +95,37 @@ impl super::RopeSpec {
             }
         };
         if !(self.theta.is_finite() && self.theta > 1.0) {
-            return Err(ModelError::config(
-                "rope_theta",
-                "a finite number above 1",
-                self.theta,
-            ));
+            return Err(ModelError::config("rope_theta", "a finite number above 1", self.theta));
         }
         let divisors = |name: &str, list: &[f32]| {
             if list.len() == rotary / 2 && list.iter().all(|d| d.is_finite() && *d > 0.0) {
                 Ok(())
             } else {
-                Err(ModelError::config(
-                    name,
-                    format!("{} finite numbers above 0", rotary / 2),
-                    format!("{list:?}"),
-                ))
+                Err(ModelError::config(name, format!("{} finite numbers above 0", rotary / 2), format!("{list:?}")))
             }
         };
         match &self.scaling {
             RopeScaling::Default => Ok(()),
             RopeScaling::Linear { factor } => positive("factor", *factor),
-            RopeScaling::Dynamic { factor, .. } if rotary == 2 => Err(ModelError::config(
-                "rope_type",
-                "another kind for a rotary part of 2",
-                factor,
-            )),
+            RopeScaling::Dynamic { factor, .. } if rotary == 2 => {
+                Err(ModelError::config("rope_type", "another kind for a rotary part of 2", factor))
+            }
             RopeScaling::Dynamic { factor, .. } if *factor >= 1.0 && factor.is_finite() => Ok(()),
-            RopeScaling::Dynamic { factor, .. } => Err(ModelError::config(
-                "factor",
-                "a finite number from 1",
-                factor,
-            )),
-            RopeScaling::Llama3 {
-                factor,
-                low,
-                high,
-                original,
-            } => {
+            RopeScaling::Dynamic { factor, .. } => Err(ModelError::config("factor", "a finite number from 1", factor)),
+            RopeScaling::Llama3 { factor, low, high, original } => {
                 positive("factor", *factor)?;
                 positive("low_freq_factor", *low)?;
                 positive("high_freq_factor - low_freq_factor", high - low)?;
                 sizes(&[("original_max_position_embeddings", *original, 1 << 31)])
             }
-            RopeScaling::Yarn {
-                factor,
-                original,
-                beta_fast,
-                beta_slow,
-                attention,
-                ..
-            } => {
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention, .. } => {
                 positive("factor", *factor)?;
                 positive("beta_slow", *beta_slow)?;
                 positive("beta_fast", *beta_fast)?;
                 positive("attention_factor", *attention)?;
                 sizes(&[("original_max_position_embeddings", *original, 1 << 31)])
             }
-            RopeScaling::LongRope {
-                short,
-                long,
-                original,
-                attention,
-            } => {
+            RopeScaling::LongRope { short, long, original, attention } => {
                 divisors("short_factor", short)?;
                 divisors("long_factor", long)?;
                 positive("attention_factor", *attention)?;

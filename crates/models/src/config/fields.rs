@@ -11,26 +11,15 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub fn new(value: &'a Value, path: &'a str) -> Result<Self> {
-        let map = value
-            .as_object()
-            .ok_or_else(|| ModelError::config(path, "a JSON object", value))?;
+        let map = value.as_object().ok_or_else(|| ModelError::config(path, "a JSON object", value))?;
         Ok(Self { map, path })
     }
     pub fn name(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_string()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) }
     }
     /// The first of `keys` that is there and not null.
     pub fn value(&self, keys: &[&'a str]) -> Option<(&'a str, &'a Value)> {
-        keys.iter().find_map(|key| {
-            self.map
-                .get(*key)
-                .filter(|v| !v.is_null())
-                .map(|v| (*key, v))
-        })
+        keys.iter().find_map(|key| self.map.get(*key).filter(|v| !v.is_null()).map(|v| (*key, v)))
     }
     /// Whether the field is there, null included.
     pub fn has(&self, key: &str) -> bool {
@@ -44,25 +33,19 @@ impl<'a> Fields<'a> {
     ) -> Result<Option<T>> {
         match self.value(keys) {
             None => Ok(None),
-            Some((key, value)) => read(value)
-                .map(Some)
-                .ok_or_else(|| ModelError::config(self.name(key), expected, value)),
+            Some((key, value)) => {
+                read(value).map(Some).ok_or_else(|| ModelError::config(self.name(key), expected, value))
+            }
         }
     }
     pub fn size(&self, keys: &[&'a str]) -> Result<Option<usize>> {
-        self.typed(keys, "a whole number from 0", |v| {
-            v.as_u64().and_then(|n| usize::try_from(n).ok())
-        })
+        self.typed(keys, "a whole number from 0", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
     pub fn need(&self, keys: &[&'a str]) -> Result<usize> {
-        self.size(keys)?.ok_or_else(|| {
-            ModelError::config(self.name(keys[0]), "a whole number", "no such field")
-        })
+        self.size(keys)?.ok_or_else(|| ModelError::config(self.name(keys[0]), "a whole number", "no such field"))
     }
     pub fn number(&self, keys: &[&'a str]) -> Result<Option<f64>> {
-        self.typed(keys, "a finite number", |v| {
-            v.as_f64().filter(|x| x.is_finite())
-        })
+        self.typed(keys, "a finite number", |v| v.as_f64().filter(|x| x.is_finite()))
     }
     pub fn boolean(&self, keys: &[&'a str]) -> Result<Option<bool>> {
         self.typed(keys, "true or false", Value::as_bool)
@@ -78,10 +61,7 @@ impl<'a> Fields<'a> {
     }
     pub fn numbers(&self, keys: &[&'a str]) -> Result<Option<Vec<f32>>> {
         self.typed(keys, "a list of finite numbers", |v| {
-            v.as_array()?
-                .iter()
-                .map(|x| x.as_f64().map(|x| x as f32).filter(|x| x.is_finite()))
-                .collect()
+            v.as_array()?.iter().map(|x| x.as_f64().map(|x| x as f32).filter(|x| x.is_finite())).collect()
         })
     }
     /// A token id. Some published configurations write -1 for "none".

@@ -40,11 +40,9 @@ impl GenerationConfig {
         let f = Fields::new(json, "")?;
         let within = |key: &'static str, least: f64, most: f64| -> Result<Option<f32>> {
             match f.number(&[key])? {
-                Some(x) if !(least..=most).contains(&x) => Err(ModelError::config(
-                    key,
-                    format!("a number from {least} to {most}"),
-                    x,
-                )),
+                Some(x) if !(least..=most).contains(&x) => {
+                    Err(ModelError::config(key, format!("a number from {least} to {most}"), x))
+                }
                 found => Ok(found.map(|x| x as f32)),
             }
         };

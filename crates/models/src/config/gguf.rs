@@ -1,10 +1,7 @@
 //! The same [`Config`] from GGUF metadata. What GGUF does not write down (Gemma's window pattern, SmolLM3's layers
 //! without rotation) is what its architectures fix.
 use super::rope::{RopeScaling, RopeSpec, longrope_attention, yarn_attention};
-use super::{
-    Activation, Attention, Config, Experts, LayerConfig, NormKind, NormPlacement, QkNorm,
-    RopeLayout,
-};
+use super::{Activation, Attention, Config, Experts, LayerConfig, NormKind, NormPlacement, QkNorm, RopeLayout};
 use crate::error::{ModelError, Result};
 use crate::files::gguf::Header;
 
@@ -17,8 +14,8 @@ pub(crate) trait Tensors {
 }
 
 const KNOWN: [&str; 15] = [
-    "llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3",
-    "granite", "olmo2", "gpt2", "smollm3", "llada", "dream",
+    "llama", "mistral", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2", "gpt2",
+    "smollm3", "llada", "dream",
 ];
 
 struct Keys<'a> {
@@ -34,15 +31,11 @@ impl Keys<'_> {
     fn size(&self, key: &str) -> Result<Option<usize>> {
         let found = self.header.unsigned(&self.key(key))?;
         found
-            .map(|n| {
-                usize::try_from(n)
-                    .map_err(|_| ModelError::config(self.key(key), "a size that fits in memory", n))
-            })
+            .map(|n| usize::try_from(n).map_err(|_| ModelError::config(self.key(key), "a size that fits in memory", n)))
             .transpose()
     }
     fn need(&self, key: &str) -> Result<usize> {
-        self.size(key)?
-            .ok_or_else(|| ModelError::config(self.key(key), "a whole number", "no such key"))
+        self.size(key)?.ok_or_else(|| ModelError::config(self.key(key), "a whole number", "no such key"))
     }
     /// A size that may be given once or for each layer; layers that differ are not computed by this decoder.
     fn same(&self, key: &str) -> Result<Option<usize>> {
@@ -52,9 +45,7 @@ impl Keys<'_> {
         }
         let list = self.header.numbers(&name, self.file)?.unwrap_or_default();
         match list.first() {
-            Some(first) if list.iter().all(|n| n == first) && *first >= 0.0 => {
-                Ok(Some(*first as usize))
-            }
+            Some(first) if list.iter().all(|n| n == first) && *first >= 0.0 => Ok(Some(*first as usize)),
             _ => Err(ModelError::unsupported(
                 format!("one `{name}` for all layers"),
                 "one that differs from layer to layer",
@@ -64,9 +55,7 @@ impl Keys<'_> {
     fn number(&self, key: &str) -> Result<Option<f64>> {
         let found = self.header.float(&self.key(key))?;
         match found {
-            Some(x) if !x.is_finite() => {
-                Err(ModelError::config(self.key(key), "a finite number", x))
-            }
+            Some(x) if !x.is_finite() => Err(ModelError::config(self.key(key), "a finite number", x)),
             found => Ok(found),
         }
     }
@@ -75,36 +64,20 @@ impl Keys<'_> {
         let found = self.header.unsigned(&name)?;
         // 2^32 - 1 is how -1, "none", reads back.
         let found = found.filter(|n| *n != u64::from(u32::MAX));
-        found
-            .map(|n| u32::try_from(n).map_err(|_| ModelError::config(name, "a token id", n)))
-            .transpose()
+        found.map(|n| u32::try_from(n).map_err(|_| ModelError::config(name, "a token id", n))).transpose()
     }
 }
 
 impl Config {
     /// Read the metadata of a GGUF file; `file` is the file that `header` was read from.
     pub(crate) fn from_gguf(header: &Header, file: &[u8], tensors: &dyn Tensors) -> Result<Self> {
-        let architecture = header.text("general.architecture")?.ok_or_else(|| {
-            ModelError::config(
-                "general.architecture",
-                "the name of an architecture",
-                "no such key",
-            )
-        })?;
+        let architecture = header
+            .text("general.architecture")?
+            .ok_or_else(|| ModelError::config("general.architecture", "the name of an architecture", "no such key"))?;
         if !KNOWN.contains(&architecture) {
-            return Err(ModelError::unsupported(
-                format!("general.architecture of {}", KNOWN.join(", ")),
-                architecture,
-            ));
+            return Err(ModelError::unsupported(format!("general.architecture of {}", KNOWN.join(", ")), architecture));
         }
-        let config = read(
-            &Keys {
-                header,
-                file,
-                architecture,
-            },
-            tensors,
-        )?;
+        let config = read(&Keys { header, file, architecture }, tensors)?;
         config.check()?;
         Ok(config)
     }
@@ -115,13 +88,9 @@ fn read(k: &Keys<'_>, tensors: &dyn Tensors) -> Result<Config> {
     let has = |name: &str| tensors.shape(name).is_some();
     let hidden = k.need("embedding_length")?;
     let count = k.need("block_count")?;
-    let heads = k.same("attention.head_count")?.ok_or_else(|| {
-        ModelError::config(
-            k.key("attention.head_count"),
-            "a whole number",
-            "no such key",
-        )
-    })?;
+    let heads = k
+        .same("attention.head_count")?
+        .ok_or_else(|| ModelError::config(k.key("attention.head_count"), "a whole number", "no such key"))?;
     super::check::sizes(&[
         ("embedding_length", hidden, 1 << 20),
         ("block_count", count, 1 << 12),
@@ -130,88 +99,49 @@ fn read(k: &Keys<'_>, tensors: &dyn Tensors) -> Result<Config> {
     let kv_heads = k.same("attention.head_count_kv")?.unwrap_or(heads);
     let head_dim = k.size("attention.key_length")?.unwrap_or(hidden / heads);
     super::check::sizes(&[("attention.key_length", head_dim, 1 << 16)])?;
-    if k.size("attention.value_length")?
-        .is_some_and(|width| width != head_dim)
-    {
-        return Err(ModelError::unsupported(
-            "values as wide as keys",
-            "a different attention.value_length",
-        ));
+    if k.size("attention.value_length")?.is_some_and(|width| width != head_dim) {
+        return Err(ModelError::unsupported("values as wide as keys", "a different attention.value_length"));
     }
     let context = k.need("context_length")?;
     super::check::sizes(&[("context_length", context, 1 << 31)])?;
-    let embedding = tensors
-        .shape("token_embd.weight")
-        .and_then(|shape| shape.first().copied());
-    let vocab = embedding
-        .or(k.size("vocab_size")?)
-        .or(k.header.length("tokenizer.ggml.tokens"));
+    let embedding = tensors.shape("token_embd.weight").and_then(|shape| shape.first().copied());
+    let vocab = embedding.or(k.size("vocab_size")?).or(k.header.length("tokenizer.ggml.tokens"));
     let gemma = architecture.starts_with("gemma");
     let layered = architecture == "gpt2";
     let experts = k.size("expert_count")?.filter(|n| *n > 0);
     let windows = windows(k, count)?;
-    let (ropes, rope_of) = if layered {
-        (Vec::new(), vec![None; count])
-    } else {
-        ropes(k, tensors, head_dim, context, &windows)?
-    };
+    let (ropes, rope_of) =
+        if layered { (Vec::new(), vec![None; count]) } else { ropes(k, tensors, head_dim, context, &windows)? };
     let scale = match architecture {
         // The largest Gemmas scale by the width of a head as if heads tiled the residual stream.
         "gemma2" if count == 46 => ((hidden / heads) as f64).powf(-0.5),
         "gemma3" if count == 62 => ((hidden / heads) as f64).powf(-0.5),
-        _ => k
-            .number("attention.scale")?
-            .filter(|s| *s != 0.0)
-            .unwrap_or((head_dim as f64).powf(-0.5)),
+        _ => k.number("attention.scale")?.filter(|s| *s != 0.0).unwrap_or((head_dim as f64).powf(-0.5)),
     };
     let intermediate = k.same("feed_forward_length")?.unwrap_or(0);
-    let expert_width = k
-        .size("expert_feed_forward_length")?
-        .unwrap_or(intermediate);
-    let diffusion = matches!(architecture, "llada" | "dream")
-        || k.header.boolean(&k.key("attention.causal"))? == Some(false);
-    let mut eos: Vec<u32> = [
-        k.token("eos_token_id")?,
-        k.token("eot_token_id")?,
-        k.token("eom_token_id")?,
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let expert_width = k.size("expert_feed_forward_length")?.unwrap_or(intermediate);
+    let diffusion =
+        matches!(architecture, "llada" | "dream") || k.header.boolean(&k.key("attention.causal"))? == Some(false);
+    let mut eos: Vec<u32> =
+        [k.token("eos_token_id")?, k.token("eot_token_id")?, k.token("eom_token_id")?].into_iter().flatten().collect();
     eos.extend(end_of_turn(k)?);
     eos.sort_unstable();
     eos.dedup();
     let softcap = |key, default: f64| -> Result<Option<f32>> {
-        let found = k
-            .number(key)?
-            .or((architecture == "gemma2").then_some(default));
+        let found = k.number(key)?.or((architecture == "gemma2").then_some(default));
         Ok(found.filter(|cap| *cap != 0.0).map(|cap| cap as f32))
     };
     Ok(Config {
         architecture: architecture.to_string(),
-        vocab: vocab.ok_or_else(|| {
-            ModelError::config(k.key("vocab_size"), "a whole number, or tokens", "neither")
-        })?,
+        vocab: vocab.ok_or_else(|| ModelError::config(k.key("vocab_size"), "a whole number, or tokens", "neither"))?,
         hidden,
         heads,
         kv_heads,
         head_dim,
-        intermediate: if intermediate == 0 {
-            expert_width
-        } else {
-            intermediate
-        },
-        activation: if gemma || layered {
-            Activation::GeluTanh
-        } else {
-            Activation::Silu
-        },
+        intermediate: if intermediate == 0 { expert_width } else { intermediate },
+        activation: if gemma || layered { Activation::GeluTanh } else { Activation::Silu },
         gated: !layered,
-        norm: if layered {
-            NormKind::Layer
-        } else {
-            NormKind::Rms
-        },
+        norm: if layered { NormKind::Layer } else { NormKind::Rms },
         norm_eps: k
             .number("attention.layer_norm_rms_epsilon")?
             .or(k.number("attention.layer_norm_epsilon")?)
@@ -239,11 +169,7 @@ fn read(k: &Keys<'_>, tensors: &dyn Tensors) -> Result<Config> {
                 sparse: experts.is_some() && has(&format!("blk.{i}.ffn_gate_inp.weight")),
             })
             .collect(),
-        attention: if diffusion {
-            Attention::Full
-        } else {
-            Attention::Causal
-        },
+        attention: if diffusion { Attention::Full } else { Attention::Causal },
         attention_softcap: softcap("attn_logit_softcapping", 50.0)?,
         final_softcap: softcap("final_logit_softcapping", 30.0)?,
         qkv_bias: has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias"),
@@ -257,25 +183,17 @@ fn read(k: &Keys<'_>, tensors: &dyn Tensors) -> Result<Config> {
             k.number("embedding_scale")?.unwrap_or(1.0) as f32
         },
         residual_scale: k.number("residual_scale")?.unwrap_or(1.0) as f32,
-        logit_scale: (1.0
-            / k.number("logit_scale")?
-                .filter(|s| *s != 0.0)
-                .unwrap_or(1.0)) as f32,
+        logit_scale: (1.0 / k.number("logit_scale")?.filter(|s| *s != 0.0).unwrap_or(1.0)) as f32,
         experts: match experts {
             None => None,
             Some(count) => Some(Experts {
                 count,
                 per_token: k.need("expert_used_count")?,
-                normalize: k
-                    .header
-                    .boolean(&k.key("expert_weights_norm"))?
-                    .unwrap_or(true),
+                normalize: k.header.boolean(&k.key("expert_weights_norm"))?.unwrap_or(true),
                 intermediate: expert_width,
             }),
         },
-        learned_positions: tensors
-            .shape("position_embd.weight")
-            .and_then(|shape| shape.first().copied()),
+        learned_positions: tensors.shape("position_embd.weight").and_then(|shape| shape.first().copied()),
         context,
         bos: k.token("bos_token_id")?,
         eos,
@@ -296,16 +214,9 @@ fn windows(k: &Keys<'_>, count: usize) -> Result<Vec<Option<usize>>> {
     if k.header.length(&key).is_some() {
         let slides = k.header.numbers(&key, k.file)?.unwrap_or_default();
         if slides.len() < count {
-            return Err(ModelError::config(
-                key,
-                format!("one entry for each of the {count} layers"),
-                slides.len(),
-            ));
+            return Err(ModelError::config(key, format!("one entry for each of the {count} layers"), slides.len()));
         }
-        return Ok(slides[..count]
-            .iter()
-            .map(|s| (*s != 0.0).then_some(window))
-            .collect());
+        return Ok(slides[..count].iter().map(|s| (*s != 0.0).then_some(window)).collect());
     }
     // Every n-th layer sees everything; 1: none does.
     let every = match (k.header.unsigned(&key)?, k.architecture) {
@@ -317,9 +228,7 @@ fn windows(k: &Keys<'_>, count: usize) -> Result<Vec<Option<usize>>> {
         // The others write the key and do not use it.
         (None, _) => return Ok(vec![None; count]),
     };
-    Ok((0..count)
-        .map(|i| (every == 1 || !(i + 1).is_multiple_of(every)).then_some(window))
-        .collect())
+    Ok((0..count).map(|i| (every == 1 || !(i + 1).is_multiple_of(every)).then_some(window)).collect())
 }
 
 fn ropes(
@@ -331,31 +240,20 @@ fn ropes(
 ) -> Result<(Vec<RopeSpec>, Vec<Option<usize>>)> {
     let rotary = k.size("rope.dimension_count")?.unwrap_or(head_dim);
     let theta = k.number("rope.freq_base")?.unwrap_or(10_000.0);
-    let original = k
-        .size("rope.scaling.original_context_length")?
-        .unwrap_or(context);
-    let factor = k
-        .number("rope.scaling.factor")?
-        .or(k.number("rope.scale_linear")?)
-        .filter(|f| *f != 0.0);
+    let original = k.size("rope.scaling.original_context_length")?.unwrap_or(context);
+    let factor = k.number("rope.scaling.factor")?.or(k.number("rope.scale_linear")?).filter(|f| *f != 0.0);
     let stretch = factor.unwrap_or(context as f64 / original.max(1) as f64);
     let attention = k.number("rope.scaling.attn_factor")?;
     let long = tensors.numbers("rope_factors_long.weight")?;
     let short = tensors.numbers("rope_factors_short.weight")?;
     let divisors = tensors.numbers("rope_freqs.weight")?;
-    let scaling = match (
-        k.header.text(&k.key("rope.scaling.type"))?,
-        long,
-        short,
-        divisors,
-    ) {
+    let scaling = match (k.header.text(&k.key("rope.scaling.type"))?, long, short, divisors) {
         (_, Some(long), Some(short), _) => RopeScaling::LongRope {
             short,
             long,
             original,
-            attention: attention.unwrap_or_else(|| {
-                longrope_attention(context as f64 / original.max(1) as f64, original)
-            }),
+            attention: attention
+                .unwrap_or_else(|| longrope_attention(context as f64 / original.max(1) as f64, original)),
         },
         (_, _, _, Some(divisors)) => RopeScaling::Divisors(divisors),
         (Some("yarn"), ..) => RopeScaling::Yarn {
@@ -378,28 +276,17 @@ fn ropes(
             ));
         }
     };
-    let global = RopeSpec {
-        theta,
-        rotary,
-        scaling,
-    };
+    let global = RopeSpec { theta, rotary, scaling };
     let mut specs = vec![global];
     if k.architecture == "gemma3" {
         let theta = k.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
-        specs.push(RopeSpec {
-            theta,
-            rotary,
-            scaling: RopeScaling::Default,
-        });
+        specs.push(RopeSpec { theta, rotary, scaling: RopeScaling::Default });
     }
-    let of = windows
-        .iter()
-        .enumerate()
-        .map(|(i, window)| match k.architecture {
-            "smollm3" if (i + 1).is_multiple_of(4) => None,
-            "gemma3" if window.is_some() => Some(1),
-            _ => Some(0),
-        });
+    let of = windows.iter().enumerate().map(|(i, window)| match k.architecture {
+        "smollm3" if (i + 1).is_multiple_of(4) => None,
+        "gemma3" if window.is_some() => Some(1),
+        _ => Some(0),
+    });
     let of = of.collect();
     Ok((specs, of))
 }
@@ -417,18 +304,9 @@ fn end_of_turn(k: &Keys<'_>) -> Result<Vec<u32>> {
         "<EOT>",
     ];
     const CONTROL: f64 = 3.0;
-    let tokens = k
-        .header
-        .texts("tokenizer.ggml.tokens", k.file)?
-        .unwrap_or_default();
-    let types = k
-        .header
-        .numbers("tokenizer.ggml.token_type", k.file)?
-        .unwrap_or_default();
-    let ends = tokens
-        .iter()
-        .zip(types)
-        .enumerate()
-        .filter(|(_, (token, kind))| *kind == CONTROL && ENDS.contains(token));
+    let tokens = k.header.texts("tokenizer.ggml.tokens", k.file)?.unwrap_or_default();
+    let types = k.header.numbers("tokenizer.ggml.token_type", k.file)?.unwrap_or_default();
+    let ends =
+        tokens.iter().zip(types).enumerate().filter(|(_, (token, kind))| *kind == CONTROL && ENDS.contains(token));
     Ok(ends.map(|(id, _)| id as u32).collect())
 }

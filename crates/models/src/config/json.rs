@@ -4,10 +4,7 @@
 //! fields of that type, and the arithmetic that has no field (Gemma's norms, OLMo 2's placement).
 use super::fields::Fields;
 use super::positions::{ropes, windows};
-use super::{
-    Activation, Attention, Config, Experts, LayerConfig, NormKind, NormPlacement, QkNorm,
-    RopeLayout,
-};
+use super::{Activation, Attention, Config, Experts, LayerConfig, NormKind, NormPlacement, QkNorm, RopeLayout};
 use crate::error::{ModelError, Result};
 use serde_json::Value;
 
@@ -88,23 +85,13 @@ impl Config {
             Some(text) => Fields::new(text, "text_config")?,
             None => whole,
         };
-        let name = fields
-            .text(&["model_type"])?
-            .or(whole.text(&["model_type"])?);
-        let name = name.ok_or_else(|| {
-            ModelError::config("model_type", "the name of an architecture", "no such field")
+        let name = fields.text(&["model_type"])?.or(whole.text(&["model_type"])?);
+        let name =
+            name.ok_or_else(|| ModelError::config("model_type", "the name of an architecture", "no such field"))?;
+        let family = FAMILIES.iter().find(|(known, _)| *known == name).map(|(_, family)| *family).ok_or_else(|| {
+            let known: Vec<_> = FAMILIES.iter().map(|(known, _)| *known).collect();
+            ModelError::unsupported(format!("model_type of {}", known.join(", ")), format!("model_type `{name}`"))
         })?;
-        let family = FAMILIES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, family)| *family)
-            .ok_or_else(|| {
-                let known: Vec<_> = FAMILIES.iter().map(|(known, _)| *known).collect();
-                ModelError::unsupported(
-                    format!("model_type of {}", known.join(", ")),
-                    format!("model_type `{name}`"),
-                )
-            })?;
         let mut config = read(fields, family, name)?;
         if text.is_some() {
             config.eos.extend(whole.tokens(&["eos_token_id"])?);
@@ -127,12 +114,10 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
         ("num_hidden_layers", count, 1 << 12),
         ("num_attention_heads", heads, 1 << 14),
     ])?;
-    let kv_heads = f
-        .size(&["num_key_value_heads", "n_kv_heads"])?
-        .unwrap_or(match family {
-            Mistral | Mixtral => 8.min(heads),
-            _ => heads,
-        });
+    let kv_heads = f.size(&["num_key_value_heads", "n_kv_heads"])?.unwrap_or(match family {
+        Mistral | Mixtral => 8.min(heads),
+        _ => heads,
+    });
     let head_dim = match f.size(&["head_dim"])? {
         Some(width) => width,
         None => match family {
@@ -148,10 +133,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
             }
         },
     };
-    super::check::sizes(&[
-        ("head_dim", head_dim, 1 << 16),
-        ("num_key_value_heads", kv_heads, 1 << 14),
-    ])?;
+    super::check::sizes(&[("head_dim", head_dim, 1 << 16), ("num_key_value_heads", kv_heads, 1 << 14)])?;
     let intermediate = match f.size(&["intermediate_size", "n_inner", "mlp_hidden_size"])? {
         Some(width) => width,
         None if family == Llada => hidden * f.size(&["mlp_ratio"])?.unwrap_or(4).min(1 << 10),
@@ -159,26 +141,15 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
         None if family == Kangaroo => 0,
         None => f.need(&["intermediate_size"])?,
     };
-    let context = f
-        .size(&[
-            "max_position_embeddings",
-            "n_positions",
-            "max_sequence_length",
-        ])?
-        .unwrap_or(2048);
+    let context = f.size(&["max_position_embeddings", "n_positions", "max_sequence_length"])?.unwrap_or(2048);
     super::check::sizes(&[("max_position_embeddings", context, 1 << 31)])?;
     let default_scale = match family {
-        Gemma2 | Gemma3 => f
-            .number(&["query_pre_attn_scalar"])?
-            .unwrap_or(256.0)
-            .powf(-0.5),
+        Gemma2 | Gemma3 => f.number(&["query_pre_attn_scalar"])?.unwrap_or(256.0).powf(-0.5),
         Granite => f.number(&["attention_multiplier"])?.unwrap_or(1.0),
         Gpt2 if f.boolean(&["scale_attn_weights"])? == Some(false) => 1.0,
         _ => match f.number(&["query_pre_attn_scalar"])? {
             Some(scalar) => scalar.powf(-0.5),
-            None => f
-                .number(&["attention_multiplier"])?
-                .unwrap_or((head_dim as f64).powf(-0.5)),
+            None => f.number(&["attention_multiplier"])?.unwrap_or((head_dim as f64).powf(-0.5)),
         },
     };
     let windows = windows(f, family, count)?;
@@ -194,17 +165,12 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
             sparse: sparse[i],
         })
         .collect();
-    let attention_bias = f
-        .boolean(&["attention_bias", "include_bias"])?
-        .unwrap_or(false);
+    let attention_bias = f.boolean(&["attention_bias", "include_bias"])?.unwrap_or(false);
     let softcap = |key: &'static str, default: Option<f64>| -> Result<Option<f32>> {
         let found = f.number(&[key])?;
         Ok(if f.has(key) { found } else { default }.map(|x| x as f32))
     };
-    let vocab = f
-        .size(&["embedding_size"])?
-        .filter(|_| family == Llada)
-        .map_or_else(|| f.need(&["vocab_size"]), Ok)?;
+    let vocab = f.size(&["embedding_size"])?.filter(|_| family == Llada).map_or_else(|| f.need(&["vocab_size"]), Ok)?;
     let (attention, logit_shift, mask) = diffusion(f, family, vocab)?;
     Ok(Config {
         architecture: name.to_string(),
@@ -221,12 +187,10 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
             _ if family.gemma() => NormKind::RmsPlusOne,
             _ => NormKind::Rms,
         },
-        norm_eps: f
-            .number(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"])?
-            .unwrap_or(match family {
-                Mistral | Mixtral | Olmo2 | Phi3 | Gpt2 | Llada => 1e-5,
-                _ => 1e-6,
-            }) as f32,
+        norm_eps: f.number(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"])?.unwrap_or(match family {
+            Mistral | Mixtral | Olmo2 | Phi3 | Gpt2 | Llada => 1e-5,
+            _ => 1e-6,
+        }) as f32,
         norm_placement: match family {
             Gemma2 | Gemma3 => NormPlacement::Sandwich,
             Olmo2 => NormPlacement::Post,
@@ -242,10 +206,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
         layers,
         attention,
         attention_softcap: softcap("attn_logit_softcapping", (family == Gemma2).then_some(50.0))?,
-        final_softcap: softcap(
-            "final_logit_softcapping",
-            (family == Gemma2).then_some(30.0),
-        )?,
+        final_softcap: softcap("final_logit_softcapping", (family == Gemma2).then_some(30.0))?,
         qkv_bias: match family {
             Gpt2 | Qwen2 | Dream => true,
             Llada => f.boolean(&["include_qkv_bias"])?.unwrap_or(attention_bias),
@@ -288,12 +249,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
 }
 
 fn activation(f: Fields<'_>, family: Family) -> Result<Activation> {
-    let name = match f.text(&[
-        "hidden_activation",
-        "hidden_act",
-        "activation_function",
-        "activation_type",
-    ])? {
+    let name = match f.text(&["hidden_activation", "hidden_act", "activation_function", "activation_type"])? {
         // Gemma 1 wrote `gelu` for the approximation that it computes.
         Some("gelu") if family == Gemma => "gelu_pytorch_tanh",
         Some(name) => name,
@@ -323,22 +279,10 @@ fn experts(f: Fields<'_>, family: Family, intermediate: usize) -> Result<Option<
     }
     let mixtral = family == Mixtral;
     Ok(Some(Experts {
-        count: f
-            .size(&["num_local_experts", "num_experts"])?
-            .unwrap_or(if mixtral { 8 } else { 128 }),
-        per_token: f
-            .size(&["num_experts_per_tok"])?
-            .unwrap_or(if mixtral { 2 } else { 8 }),
-        normalize: if mixtral {
-            true
-        } else {
-            f.boolean(&["norm_topk_prob"])?.unwrap_or(false)
-        },
-        intermediate: if mixtral {
-            intermediate
-        } else {
-            f.size(&["moe_intermediate_size"])?.unwrap_or(768)
-        },
+        count: f.size(&["num_local_experts", "num_experts"])?.unwrap_or(if mixtral { 8 } else { 128 }),
+        per_token: f.size(&["num_experts_per_tok"])?.unwrap_or(if mixtral { 2 } else { 8 }),
+        normalize: if mixtral { true } else { f.boolean(&["norm_topk_prob"])?.unwrap_or(false) },
+        intermediate: if mixtral { intermediate } else { f.size(&["moe_intermediate_size"])?.unwrap_or(768) },
     }))
 }
 
@@ -355,11 +299,7 @@ fn sparse_layers(f: Fields<'_>, family: Family, count: usize) -> Result<Vec<bool
 }
 
 /// Attention, logit shift and mask token: by their fields, else by what the published diffusion models do.
-fn diffusion(
-    f: Fields<'_>,
-    family: Family,
-    vocab: usize,
-) -> Result<(Attention, usize, Option<u32>)> {
+fn diffusion(f: Fields<'_>, family: Family, vocab: usize) -> Result<(Attention, usize, Option<u32>)> {
     let (kind, shift, mask) = match family {
         Llada => ("full", 0, Some(126_336)),
         Dream => ("full", 1, Some(151_666)),
@@ -372,17 +312,12 @@ fn diffusion(
         "full" => Attention::Full,
         "block" => Attention::Block(f.size(&["block_size"])?.unwrap_or(4)),
         other => {
-            return Err(ModelError::config(
-                f.name("attention"),
-                "full, causal or block",
-                other,
-            ));
+            return Err(ModelError::config(f.name("attention"), "full, causal or block", other));
         }
     };
     Ok((
         attention,
         f.size(&["logit_shift"])?.unwrap_or(shift),
-        f.token(&["mask_token_id"])?
-            .or(mask.filter(|id| (*id as usize) < vocab)),
+        f.token(&["mask_token_id"])?.or(mask.filter(|id| (*id as usize) < vocab)),
     ))
 }

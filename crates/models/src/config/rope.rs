@@ -82,21 +82,14 @@ impl RopeSpec {
         let plain = |theta: f64| exponents().map(move |e| 1.0 / (theta as f32).powf(e));
         match &self.scaling {
             RopeScaling::Default => (plain(self.theta).collect(), 1.0),
-            RopeScaling::Linear { factor } => {
-                (plain(self.theta).map(|f| f / *factor as f32).collect(), 1.0)
-            }
+            RopeScaling::Linear { factor } => (plain(self.theta).map(|f| f / *factor as f32).collect(), 1.0),
             RopeScaling::Dynamic { factor, context } => {
                 let length = length.max(*context) as f64;
                 let stretch = factor * length / *context as f64 - (factor - 1.0);
                 let theta = self.theta * stretch.powf(dim as f64 / (dim as f64 - 2.0));
                 (plain(theta).collect(), 1.0)
             }
-            RopeScaling::Llama3 {
-                factor,
-                low,
-                high,
-                original,
-            } => {
+            RopeScaling::Llama3 { factor, low, high, original } => {
                 let original = *original as f64;
                 let bend = |frequency: f32| {
                     let wavelength = (2.0 * PI) as f32 / frequency;
@@ -105,25 +98,16 @@ impl RopeSpec {
                     } else if wavelength < (original / high) as f32 {
                         frequency
                     } else {
-                        let smooth =
-                            (original as f32 / wavelength - *low as f32) / (high - low) as f32;
+                        let smooth = (original as f32 / wavelength - *low as f32) / (high - low) as f32;
                         (1.0 - smooth) * frequency / *factor as f32 + smooth * frequency
                     }
                 };
                 (plain(self.theta).map(bend).collect(), 1.0)
             }
-            RopeScaling::Yarn {
-                factor,
-                original,
-                beta_fast,
-                beta_slow,
-                attention,
-                truncate,
-            } => {
+            RopeScaling::Yarn { factor, original, beta_fast, beta_slow, attention, truncate } => {
                 // The index of the frequency that turns `rotations` times over the original context.
                 let index = |rotations: f64| {
-                    dim as f64 * (*original as f64 / (rotations * 2.0 * PI)).ln()
-                        / (2.0 * self.theta.ln())
+                    dim as f64 * (*original as f64 / (rotations * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
                 };
                 let (mut low, mut high) = (index(*beta_fast), index(*beta_slow));
                 if *truncate {
@@ -133,29 +117,17 @@ impl RopeSpec {
                 if low == high {
                     high += 0.001;
                 }
-                let ramp =
-                    |i: usize| ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
+                let ramp = |i: usize| ((i as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
                 let bend = |(i, e): (usize, f32)| {
                     let wave = (self.theta as f32).powf(e);
                     let kept = 1.0 - ramp(i);
                     1.0 / (*factor as f32 * wave) * (1.0 - kept) + 1.0 / wave * kept
                 };
-                (
-                    exponents().enumerate().map(bend).collect(),
-                    *attention as f32,
-                )
+                (exponents().enumerate().map(bend).collect(), *attention as f32)
             }
-            RopeScaling::LongRope {
-                short,
-                long,
-                original,
-                attention,
-            } => {
+            RopeScaling::LongRope { short, long, original, attention } => {
                 let divisors = if length > *original { long } else { short };
-                (
-                    divided(self.theta, exponents(), divisors),
-                    *attention as f32,
-                )
+                (divided(self.theta, exponents(), divisors), *attention as f32)
             }
             RopeScaling::Divisors(divisors) => (divided(self.theta, exponents(), divisors), 1.0),
         }
@@ -163,27 +135,16 @@ impl RopeSpec {
 }
 
 fn divided(theta: f64, exponents: impl Iterator<Item = f32>, divisors: &[f32]) -> Vec<f32> {
-    exponents
-        .zip(divisors)
-        .map(|(e, d)| 1.0 / (d * (theta as f32).powf(e)))
-        .collect()
+    exponents.zip(divisors).map(|(e, d)| 1.0 / (d * (theta as f32).powf(e))).collect()
 }
 
 /// The factor on cosines and sines that YaRN proposes for a stretch (arXiv 2309.00071, section 3.4), `mscale` times its
 /// logarithm.
 pub(crate) fn yarn_attention(factor: f64, mscale: f64) -> f64 {
-    if factor <= 1.0 {
-        1.0
-    } else {
-        0.1 * mscale * factor.ln() + 1.0
-    }
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }
 
 /// The factor on cosines and sines that LongRoPE proposes for a stretch of `original` tokens.
 pub(crate) fn longrope_attention(factor: f64, original: usize) -> f64 {
-    if factor <= 1.0 {
-        1.0
-    } else {
-        (1.0 + factor.ln() / (original as f64).ln()).sqrt()
-    }
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() }
 }

@@ -30,7 +30,10 @@ impl Scheme {
         let llama = LLAMA.iter().find(|p| has(&format!("{p}embed_tokens.weight")));
         // An adapter has no embedding.
         let layers = || LLAMA.iter().find(|p| has(&format!("{p}layers.0.self_attn.q_proj.weight")));
-        llama.or_else(layers).map(|p| Self::Llama(p)).or_else(|| GPT2.iter().find(|p| has(&format!("{p}wte.weight"))).map(|p| Self::Gpt2(p)))
+        llama
+            .or_else(layers)
+            .map(|p| Self::Llama(p))
+            .or_else(|| GPT2.iter().find(|p| has(&format!("{p}wte.weight"))).map(|p| Self::Gpt2(p)))
     }
 }
 

@@ -28,9 +28,9 @@ crate::params! {
 
 /// Children of each node of the template, root first, breadth first (sheet 06: the 80-node tree).
 const TEMPLATE: [u8; 81] = [
-    8, 8, 4, 3, 2, 1, 1, 1, 1, 8, 3, 2, 1, 1, 1, 1, 1, 2, 1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 0, 0, 5, 2, 1, 1, 1, 0, 0, 0, 1,
-    0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 3, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 0, 0, 1, 0, 0, 0, 0,
-    0, 0, 0,
+    8, 8, 4, 3, 2, 1, 1, 1, 1, 8, 3, 2, 1, 1, 1, 1, 1, 2, 1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 0, 0, 5, 2, 1, 1, 1, 0, 0, 0,
+    1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 0, 3, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0, 0, 2, 0, 0, 1, 0, 0,
+    0, 0, 0, 0, 0,
 ];
 
 impl System for Params {
@@ -143,7 +143,8 @@ impl Matrix {
             let child = made[parent].and_then(|(node, token, chance)| {
                 let depth = if node == ROOT { 0 } else { tree.depth(node) + 1 };
                 let token = *self.row(token).get(rank)?;
-                (depth < levels && tree.len() < most).then(|| (tree.add(node, token), token, chance * ranks.chance(rank)))
+                (depth < levels && tree.len() < most)
+                    .then(|| (tree.add(node, token), token, chance * ranks.chance(rank)))
             });
             if let Some((_, _, chance)) = child {
                 chances.push(chance);
