@@ -1,7 +1,7 @@
 //! What a forward of so many rows costs on this machine: measured at load, refined in use.
 use omnidecode_core::PAGE;
 use omnidecode_models::{Entry, Network, RowEntry, RowRead, Segment, Step, Visible};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where the cost of a forward is known from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -98,18 +98,29 @@ impl CostModel {
     }
 }
 
-/// Time forwards on an idle network whose KV store holds nothing yet.
+/// Time that the measurement may take before it stops repeating itself.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// Time forwards on an idle network whose KV store holds nothing yet. A model too large to be measured in [`PATIENCE`] is
+/// measured less often, and at fewer sizes: one row and another at least.
 pub(crate) fn calibrate(network: &mut dyn Network, cost: &Cost, pages: usize, tail: usize, model: &mut CostModel) {
     let Cost::Measured { rows, context } = cost else { return };
-    let context = (*context).min(pages * PAGE);
-    let room = network.card().context.saturating_sub(context).max(1);
+    let longest = network.card().context;
+    let context = (*context).min(pages * PAGE).min(longest / 2);
+    let room = longest - context;
+    let begin = Instant::now();
+    let mut known = 0;
     for &n in rows {
-        if n == 0 || n > tail || n > room {
+        if n == 0 || n > tail || n > room || (known >= 2 && begin.elapsed() > PATIENCE) {
             continue;
         }
         let step = probe(n, context, pages);
         let mut best = f64::INFINITY;
-        for _ in 0..3 {
+        for turn in 0..3 {
+            // The first forward of all wakes threads and fills buffers.
+            if turn > 0 && (known > 0 || turn > 1) && begin.elapsed() > PATIENCE {
+                break;
+            }
             let clock = Instant::now();
             if network.run(&step, &mut |_, _| {}, &mut |_, _| {}).is_err() {
                 return;
@@ -117,6 +128,7 @@ pub(crate) fn calibrate(network: &mut dyn Network, cost: &Cost, pages: usize, ta
             best = best.min(clock.elapsed().as_nanos() as f64);
         }
         model.record(n, context, best);
+        known += 1;
     }
 }
 
