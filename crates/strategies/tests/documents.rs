@@ -3,14 +3,15 @@
 //!
 //! A request has `strategy`, `prompt`, and at choice `params`, `max_tokens`, `temperature`, `seed`. A line of `expect`
 //! is `<variable> <operator> <value>`: variables `tokens`, `forwards`, `rows`, `drafted`, `accepted`, `nfe`; operators
-//! `==`, `<=`, `>=`, `<`; the value is a number (for `tokens`: their number) or `plain`, what plain decoding has there.
+//! `==`, `<=`, `>=`, `<`; the value is a number (for `tokens`: their number) or `plain`, what plain decoding has there
+//! (for strategies that denoise: the static loop, `llada` or, on block-causal models, `sdar`).
 mod common;
 
-use common::{config, request};
-use omnidecode_engine::testing::{Bench, TableNetwork, networks};
+use common::{config, denoises, networks_of, request};
+use omnidecode_engine::testing::{Bench, TableNetwork};
 use omnidecode_engine::{NamedNetwork, Sampling, Token, Usage};
 use omnidecode_strategies::params::Options;
-use omnidecode_strategies::{ALL, find};
+use omnidecode_strategies::{ALL, Entry, find};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -69,6 +70,15 @@ impl Ran {
     }
 }
 
+/// What an entry is compared with.
+fn baseline(entry: &Entry) -> &'static str {
+    match denoises(entry) {
+        true if entry.card.needs.contains(&"block") => "sdar",
+        true => "llada",
+        false => "plain",
+    }
+}
+
 fn run(ask: &Value, strategy: &str, params: &Options) -> Result<Ran, String> {
     let fields = ask.as_object().ok_or("a request must be an object")?;
     let known = ["strategy", "params", "prompt", "max_tokens", "temperature", "seed"];
@@ -83,9 +93,9 @@ fn run(ask: &Value, strategy: &str, params: &Options) -> Result<Ran, String> {
         seed: ask["seed"].as_u64().unwrap_or(0),
         ..Sampling::default()
     };
-    let mut models = networks();
-    let needs = find(strategy).ok_or(format!("no strategy `{strategy}`"))?.card.needs;
-    for (i, role) in needs.iter().filter(|n| !["draft", "mask"].contains(n)).enumerate() {
+    let entry = find(strategy).ok_or(format!("no strategy `{strategy}`"))?;
+    let mut models = networks_of(entry);
+    for (i, role) in entry.card.needs.iter().filter(|n| !["draft", "mask", "block"].contains(n)).enumerate() {
         models.push(NamedNetwork::new(*role, Box::new(TableNetwork::new(7, 17 + i as u64))));
     }
     let mut bench = Bench::new(config(), models).map_err(|e| e.to_string())?;
@@ -131,7 +141,8 @@ fn check(name: &str, text: &str) -> Result<usize, String> {
             return Err(format!("a request for {strategy}"));
         }
         let params = ask["params"].as_object().cloned().unwrap_or_default();
-        let (seen, plain) = (run(ask, strategy, &params)?, run(ask, "plain", &Options::new())?);
+        let entry = find(strategy).ok_or(format!("no strategy `{strategy}`"))?;
+        let (seen, plain) = (run(ask, strategy, &params)?, run(ask, baseline(entry), &Options::new())?);
         let lines = expected.lines().filter(|l| !l.trim().is_empty());
         if lines.clone().count() == 0 {
             return Err("an empty `expect`".into());

@@ -1,8 +1,10 @@
 //! The laws: tests that run for every registered strategy, by what it claims (DESIGN, laws 1, 3, 5, 6, 7, 9).
 mod common;
 
-use common::{config, options, prompts, request, runs_here, sampling, together, tokens};
-use omnidecode_engine::testing::{Bench, networks};
+use common::{
+    config, denoises, networks_of, options, prompts, request, runs_here, sampling, together, together_on, tokens,
+};
+use omnidecode_engine::testing::Bench;
 use omnidecode_engine::{Config, Cost, Guarantee, Reason, Request};
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::{ALL, Entry, RegistryError, strategy};
@@ -11,8 +13,12 @@ use serde_json::json;
 fn mine() -> impl Iterator<Item = &'static Entry> {
     ALL.iter().filter(|e| runs_here(e))
 }
+/// What goes on from a text; loops over a canvas have another baseline, and their own tests.
+fn causal() -> impl Iterator<Item = &'static Entry> {
+    mine().filter(|e| !denoises(e))
+}
 fn exact() -> impl Iterator<Item = &'static Entry> {
-    mine().filter(|e| e.card.guarantee == Guarantee::Exact)
+    causal().filter(|e| e.card.guarantee == Guarantee::Exact)
 }
 
 /// Law 1: `Exact` is `==`, over a thousand prompts, greedy and sampled, alone and mixed, with few pages too.
@@ -35,7 +41,7 @@ fn exact_strategies_give_the_tokens_of_plain_decoding() {
             }
         }
         // All strategies in one engine, with too few pages for all.
-        let names: Vec<&str> = mine().map(|e| e.card.name).collect();
+        let names: Vec<&str> = causal().map(|e| e.card.name).collect();
         let mixed: Vec<Request> = prompts
             .iter()
             .enumerate()
@@ -57,9 +63,9 @@ fn deterministic_under_a_seed() {
     let prompts = prompts(40);
     for entry in mine() {
         let ask = |i: usize| request(entry.card.name, &Options::new(), &prompts[i], &sampling(i, 1.0));
-        let crowd = together(config(), (0..40).map(ask).collect());
+        let crowd = together_on(networks_of(entry), config(), (0..40).map(ask).collect());
         for (i, with_others) in crowd.iter().enumerate() {
-            let alone = together(config(), vec![ask(i)]);
+            let alone = together_on(networks_of(entry), config(), vec![ask(i)]);
             // Tables that requests share may change what is drafted; what is claimed may then change within the law.
             if entry.card.guarantee == Guarantee::Exact || entry.card.name != "token-recycling" {
                 assert_eq!(tokens(&alone[0]), tokens(with_others), "{}, prompt {i}", entry.card.name);
@@ -74,7 +80,7 @@ fn cancelled_anywhere_nothing_is_left() {
     let prompt = prompts(8).pop().expect("a prompt");
     for entry in mine() {
         for steps in 0..12 {
-            let mut bench = Bench::new(Config { chunk: 4, ..config() }, networks()).expect("starts");
+            let mut bench = Bench::new(Config { chunk: 4, ..config() }, networks_of(entry)).expect("starts");
             let doomed = bench.submit(request(entry.card.name, &Options::new(), &prompt, &sampling(3, 1.0)));
             let other = bench.submit(request("plain", &Options::new(), &prompt, &sampling(4, 0.0)));
             (0..steps).for_each(|_| {
@@ -97,7 +103,7 @@ fn limits_and_counters_hold() {
         let requests = prompts.iter().enumerate();
         let asked: Vec<Request> =
             requests.map(|(i, p)| request(entry.card.name, &Options::new(), p, &sampling(i, 0.0))).collect();
-        for (i, answer) in together(config(), asked).into_iter().enumerate() {
+        for (i, answer) in together_on(networks_of(entry), config(), asked).into_iter().enumerate() {
             let end = answer.end.expect("ended");
             let (most, made) = (8 + i % 17, answer.delta.tokens.len());
             assert!(made <= most, "{}: {made} of {most}", entry.card.name);

@@ -112,9 +112,11 @@ impl Params {
         loop {
             let left = &quota[at..];
             let drafts = ahead(&guesses, &left[..self.drafts.min(left.len())]);
+            // The first is what the static loop commits now: it needs no verification.
+            commit(canvas, &drafts[0])?;
             if left.len() == 1 {
                 *step += 1;
-                return commit(canvas, &drafts[0]);
+                return Ok(());
             }
             // A draft that leaves nothing undecided need not run: whether it is right, the one before it tells.
             let run = drafts.len().min(left.len() - 1);
@@ -127,7 +129,8 @@ impl Params {
             let about: Vec<usize> = guesses.iter().map(|g| g.place).filter(|p| !has(&drafts[0], *p)).collect();
             let read = chooser.readout(&[], false);
             let window = policy.next(canvas);
-            let look = Look { drafts: states, noise: *step + 2, about: Some(about), ..Look::at(window.places, false, read) };
+            let look =
+                Look { drafts: states, noise: *step + 2, about: Some(about), ..Look::at(window.places, false, read) };
             let view = canvas.look(look).await?;
             // How far the static loop would have come by the same way.
             let mut accepted = vec![drafts[0].clone()];
@@ -148,7 +151,7 @@ impl Params {
                 }
                 accepted.push(true_next);
             }
-            accepted.iter().try_for_each(|step| commit(canvas, step))?;
+            accepted[1..].iter().try_for_each(|step| commit(canvas, step))?;
             at += accepted.len();
             *step += accepted.len() as u64;
             if at == quota.len() {

@@ -136,7 +136,9 @@ impl Chooser {
         let (with, without): (View, View) = (both.0?, both.1?);
         let guesses = about.iter().map(|&p| {
             let pairs = with.at(p).logits().iter().zip(without.at(p).logits());
-            let away = |(&c, &u): (&f32, &f32)| if c.is_finite() && u.is_finite() { u + (guide.weight + 1.0) * (c - u) } else { c };
+            let away = |(&c, &u): (&f32, &f32)| {
+                if c.is_finite() && u.is_finite() { u + (guide.weight + 1.0) * (c - u) } else { c }
+            };
             let logits: Vec<f32> = pairs.map(away).collect();
             let seed = if noise == 0 { self.seed } else { pair(self.seed, noise) };
             let token = choose(&logits, &self.warp, Key::new(seed, p, Purpose::Sample));
@@ -174,7 +176,8 @@ impl Chooser {
             let entropy = (f64::from(stats.entropy) + taken) / (1.0 - masked) + rest;
             guess.entropy = if entropy.is_finite() { entropy.max(0.0) } else { f64::INFINITY };
             if gap {
-                let mut top = seen.top().iter().filter(|t| !self.banned.contains(&t.0)).map(|&(t, l)| (t, f64::from(l)));
+                let mut top =
+                    seen.top().iter().filter(|t| !self.banned.contains(&t.0)).map(|&(t, l)| (t, f64::from(l)));
                 if let (Some((best, first)), second) = (top.next(), top.next().map_or(f64::NEG_INFINITY, |t| t.1)) {
                     (guess.best, guess.gap) = (best, first - second);
                     margin = share(first - f64::from(stats.lse)) - share(second - f64::from(stats.lse));

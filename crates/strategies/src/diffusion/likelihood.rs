@@ -1,7 +1,9 @@
 //! Likelihood of an answer under a masked diffusion model (arXiv:2502.09992 eq. 6, sheet 00-diffusion §1).
 use super::settings::bidirectional;
 use omnidecode_core::noise::{Key, Purpose};
-use omnidecode_engine::{Engine, Error, Guarantee, Look, Readout, Request, Result, Sampling, Sequence, Strategy, Token};
+use omnidecode_engine::{
+    Engine, Error, Guarantee, Look, Readout, Request, Result, Sampling, Sequence, Strategy, Token,
+};
 use std::sync::mpsc::{Receiver, channel};
 
 /// Estimate of log p(answer | what is committed), in nats: the mean over `draws` of (l / k) times the log-probabilities

@@ -24,7 +24,13 @@ impl Prophet {
         let watched = |g: &&Guess| self.answer.as_ref().is_none_or(|a| a.contains(&g.place));
         let gaps: Vec<f64> = guesses.iter().filter(watched).map(|g| g.gap).collect();
         let progress = step as f64 / self.total.max(1) as f64;
-        let needed = self.gaps[if progress < 0.33 { 0 } else if progress < 0.67 { 1 } else { 2 }];
+        let needed = self.gaps[if progress < 0.33 {
+            0
+        } else if progress < 0.67 {
+            1
+        } else {
+            2
+        }];
         !gaps.is_empty() && gaps.iter().sum::<f64>() / gaps.len() as f64 >= needed
     }
 }

@@ -162,7 +162,12 @@ impl Early {
             return Err(clash(owner, "exit_gaps", "three numbers, one for each third of the steps", &found));
         }
         if self.at.is_none() && self.changed.contains(&"answer_length") {
-            return Err(clash(owner, "answer_length", "nothing, as `answer_at` does not say where it begins", "a value of its own"));
+            return Err(clash(
+                owner,
+                "answer_length",
+                "nothing, as `answer_at` does not say where it begins",
+                "a value of its own",
+            ));
         }
         Ok(())
     }
@@ -171,7 +176,10 @@ impl Early {
         let answer = self.at.map(|at| start + at..start + at + self.length);
         if answer.as_ref().is_some_and(|a| a.end > end) {
             let found = format!("an answer that ends at offset {}", self.at.unwrap_or(0) + self.length);
-            return Err(Error::Strategy(format!("{found} of a canvas of {} places: shorten `answer_length` or move `answer_at`", end - start)));
+            return Err(Error::Strategy(format!(
+                "{found} of a canvas of {} places: shorten `answer_length` or move `answer_at`",
+                end - start
+            )));
         }
         Ok(Prophet { gaps: [self.gaps[0], self.gaps[1], self.gaps[2]], answer, total })
     }
@@ -192,14 +200,21 @@ impl Rules {
         let working = self.working(host);
         for (name, by) in &self.honoured {
             if !by.contains(&working.as_str()) {
-                let expected = format!("its default, as `unmasker` is `{working}`; it is a parameter of {}", by.join(", "));
+                let expected =
+                    format!("its default, as `unmasker` is `{working}`; it is a parameter of {}", by.join(", "));
                 return Err(clash(owner, name, &expected, "another value"));
             }
         }
         if ordered && working != "static" {
-            return Err(clash(owner, "order", &format!("its default, as `{working}` has its own order"), "another value"));
+            return Err(clash(
+                owner,
+                "order",
+                &format!("its default, as `{working}` has its own order"),
+                "another value",
+            ));
         }
-        if self.credit_adaptive && self.honoured.iter().any(|h| h.0.starts_with("credit_") && h.0 != "credit_adaptive") {
+        if self.credit_adaptive && self.honoured.iter().any(|h| h.0.starts_with("credit_") && h.0 != "credit_adaptive")
+        {
             return Err(clash(owner, "credit_adaptive", "false where the rates of credit are given", "true"));
         }
         if self.given.len() != self.given_at.len() {
@@ -245,7 +260,10 @@ impl Rules {
         let mut guide = guide;
         for (&at, &token) in self.given_at.iter().zip(&self.given) {
             if start + at >= end {
-                return Err(Error::Strategy(format!("a token is given at offset {at} of a canvas of {} places: lengthen the canvas", end - start)));
+                return Err(Error::Strategy(format!(
+                    "a token is given at offset {at} of a canvas of {} places: lengthen the canvas",
+                    end - start
+                )));
             }
             canvas.commit(start + at, token as Token, 1.0)?;
             if let Some(guide) = guide.as_mut() {
@@ -280,16 +298,25 @@ pub fn bidirectional(owner: &str, card: &ModelCard) -> Result<()> {
     if card.bidirectional {
         return Ok(());
     }
-    let what = if card.block.is_some() { "a block-causal one: use `sdar`" } else { "a causal one: use a strategy for such" };
+    let what =
+        if card.block.is_some() { "a block-causal one: use `sdar`" } else { "a causal one: use a strategy for such" };
     Err(Error::Strategy(format!("{owner} expects a model with bidirectional attention, found {what}")))
 }
 
 /// The blocks of a canvas with the forwards planned for each.
-pub fn planned(owner: &str, canvas: Range<usize>, block: usize, steps: Option<usize>) -> Result<Vec<(Range<usize>, usize)>> {
+pub fn planned(
+    owner: &str,
+    canvas: Range<usize>,
+    block: usize,
+    steps: Option<usize>,
+) -> Result<Vec<(Range<usize>, usize)>> {
     let blocks = blocks(canvas.start, canvas.end, block);
     let shares = match steps {
         Some(steps) if steps < blocks.len() => {
-            return Err(Error::Strategy(format!("{owner}: {steps} steps for {} blocks: give at least one a block", blocks.len())));
+            return Err(Error::Strategy(format!(
+                "{owner}: {steps} steps for {} blocks: give at least one a block",
+                blocks.len()
+            )));
         }
         Some(steps) => quota(steps, blocks.len()),
         None => blocks.iter().map(Range::len).collect(),

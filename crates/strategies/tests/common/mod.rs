@@ -1,7 +1,7 @@
 //! Requests of registered strategies on the table-driven networks of the engine.
 #![allow(dead_code, reason = "each test file uses its part")]
-use omnidecode_engine::testing::{Bench, networks};
-use omnidecode_engine::{Answer, Config, Cost, Request, Sampling, Token};
+use omnidecode_engine::testing::{Bench, TableNetwork, networks};
+use omnidecode_engine::{Answer, Config, Cost, NamedNetwork, Request, Sampling, Token};
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::{Entry, strategy};
 
@@ -51,14 +51,37 @@ pub fn config() -> Config {
     Config { pages: 256, tail: 512, cost: Cost::Fixed(vec![(1, 1.0), (8, 1.3), (32, 3.0)]), ..Config::default() }
 }
 
-/// Whether an entry can run on these networks with a causal main model and a draft.
+/// Whether an entry can run on these networks.
 pub fn runs_here(entry: &Entry) -> bool {
-    entry.card.needs.iter().all(|need| *need == "draft")
+    entry.card.needs.iter().all(|need| ["draft", "mask", "block"].contains(need))
+}
+/// Whether it denoises a canvas.
+pub fn denoises(entry: &Entry) -> bool {
+    entry.card.needs.contains(&"mask")
+}
+/// The networks an entry runs on: a causal main model, one that sees a whole canvas (`mask`) or all up to the end of a
+/// block (`block`); and a draft.
+pub fn networks_of(entry: &Entry) -> Vec<NamedNetwork> {
+    let mut all = networks();
+    if denoises(entry) {
+        let blocked = entry.card.needs.contains(&"block");
+        let main = TableNetwork::new(7, 11).with_card(|c| {
+            c.shift = usize::from(!blocked);
+            c.bidirectional = !blocked;
+            c.block = blocked.then_some(8);
+        });
+        all[0] = NamedNetwork::new("main", Box::new(main));
+    }
+    all
 }
 
 /// Run all requests in one engine at once.
 pub fn together(config: Config, requests: Vec<Request>) -> Vec<Answer> {
-    let mut bench = Bench::new(config, networks()).expect("the engine starts");
+    together_on(networks(), config, requests)
+}
+/// Run all requests in one engine at once, on these networks.
+pub fn together_on(networks: Vec<NamedNetwork>, config: Config, requests: Vec<Request>) -> Vec<Answer> {
+    let mut bench = Bench::new(config, networks).expect("the engine starts");
     let handles: Vec<_> = requests.into_iter().map(|r| bench.submit(r)).collect();
     bench.run();
     assert_eq!(bench.leftovers(), (0, 0, 0), "something is left behind");
