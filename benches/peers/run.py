@@ -64,9 +64,13 @@ class LlamaCpp:
         self.llm = Llama(model, n_ctx=4096, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False)
 
     def decode(self, context: int, salt: int) -> tuple[float, float]:
-        self.llm.reset()
         start = time.perf_counter()
-        self.llm.eval(prompt(context, salt))
+        ids = prompt(context, salt)
+        if list(self.llm.input_ids[: self.llm.n_tokens][:context]) == ids:
+            self.llm.n_tokens = context  # what our prefix cache does
+        else:
+            self.llm.reset()
+            self.llm.eval(ids)
         first = time.perf_counter()
         for i in range(GENERATED):
             self.llm.eval([200 + i])
@@ -118,16 +122,20 @@ def alternate(turns: int, sides: dict[str, Callable[[int], Any]]) -> tuple[dict[
     return raw, steal() - before
 
 
-def beside(ours: Ours, name: str, peer: Any, contexts: list[int], turns: int, tag: dict[str, Any]) -> Iterator[dict]:
+def beside(
+    ours: Ours, name: str, peer: Any, contexts: list[int], turns: int, keep: bool, tag: dict[str, Any]
+) -> Iterator[dict]:
     for context in contexts:
         raw, stolen = alternate(
             turns,
             {
-                "omnidecode": lambda turn, c=context: ours.decode(c, turn),
-                name: lambda turn, c=context: peer.decode(c, turn),
+                "omnidecode": lambda turn, c=context: ours.decode(c, 0 if keep else turn),
+                name: lambda turn, c=context: peer.decode(c, 0 if keep else turn),
             },
         )
         for at, what in enumerate(("prefill", "decode")):
+            if keep and what == "prefill":
+                continue
             sides = {side: [value[at] for value in values] for side, values in raw.items()}
             mine, other = (statistics.median(values) for values in sides.values())
             row = {**tag, "what": what, "peer": name, "context": context, "ratio": other / mine}
@@ -188,6 +196,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=2, help="Spec-Bench prompts of each task")
     parser.add_argument("--tokens", type=int, default=96, help="tokens of a Spec-Bench answer")
     parser.add_argument("--contexts", default="64,512,2048")
+    parser.add_argument("--keep-prompt", action="store_true", help="one prompt for all turns: decoding only")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path, help="the raw file; rows are added to what it holds")
@@ -207,12 +216,12 @@ def main() -> None:
 
     for model in args.models:
         ours, peer = Ours(model, args.threads), LlamaCpp(model, args.threads)
-        for row in beside(ours, "llama.cpp", peer, contexts, args.turns, {"model": Path(model).name}):
+        for row in beside(ours, "llama.cpp", peer, contexts, args.turns, args.keep_prompt, {"model": Path(model).name}):
             add(row)
         ours.llm.close()
     for model in args.transformers:
         ours, other = Ours(model, args.threads), Transformers(model, args.threads)
-        for row in beside(ours, "transformers bf16", other, contexts, args.turns, {"model": Path(model).name}):
+        for row in beside(ours, "transformers bf16", other, contexts, args.turns, args.keep_prompt, {"model": Path(model).name}):
             add(row)
         ours.llm.close()
     if args.together:
