@@ -18,11 +18,11 @@ class Array:
     """
     def __array__(self, /, dtype: "object" = None, copy: "bool | None" = None) -> "object":
         """
-        The numpy array over this memory; needs numpy.
+        The numpy array of these numbers; needs numpy.
         """
     def __dlpack__(self, /, *, stream: "object" = None, max_version: "object" = None, dl_device: "tuple[int, int] | None" = None, copy: "bool | None" = None) -> "object":
         """
-        A capsule that shares this memory. Consumers must not write to it.
+        A capsule with a copy that the consumer owns; with `copy=False` it shares this memory, and must not be written to.
         """
     def __dlpack_device__(self, /) -> tuple[int, int]:
         """

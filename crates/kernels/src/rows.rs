@@ -38,7 +38,6 @@ pub fn each_row(pool: &Pool, rows: usize, a: &mut [f32], width: usize, f: &(dyn 
 ///
 /// # Panics
 /// When a buffer is too short.
-#[expect(clippy::too_many_arguments, reason = "three buffers with their widths")]
 pub fn each_row3(
     pool: &Pool,
     rows: usize,

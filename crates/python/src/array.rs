@@ -1,5 +1,5 @@
-//! A float32 matrix on the host that speaks DLPack, so that numpy, torch or JAX can take it without a copy and without
-//! this package depending on any of them.
+//! A float32 matrix on the host that speaks DLPack, so that numpy, torch or JAX can take it without this package depending
+//! on any of them.
 //!
 //! The structures are those of the DLPack specification, version 0 (the capsule named `dltensor`), which every
 //! consumer still accepts.
@@ -104,7 +104,7 @@ impl Array {
     fn __dlpack_device__(&self) -> (i32, i32) {
         (CPU, 0)
     }
-    /// A capsule that shares this memory. Consumers must not write to it.
+    /// A capsule with a copy that the consumer owns; with `copy=False` it shares this memory, and must not be written to.
     #[pyo3(signature = (*, stream: "object" = None, max_version: "object" = None, dl_device: "tuple[int, int] | None" = None, copy: "bool | None" = None) -> "object")]
     fn __dlpack__<'py>(
         &self,
@@ -120,7 +120,8 @@ impl Array {
                 "expected dl_device (1, 0), the host; found another; copy it there yourself",
             ));
         }
-        let data = if copy == Some(true) { self.data.to_vec().into() } else { self.data.clone() };
+        // Consumers may write to what they were given (the protocol had no word for read-only), so sharing is on demand.
+        let data = if copy == Some(false) { self.data.clone() } else { Arc::from(&self.data[..]) };
         let pointer = data.as_ptr() as *mut c_void;
         let lease = Box::new(Lease {
             _data: data,
@@ -153,7 +154,7 @@ impl Array {
         // SAFETY: a new, owned reference.
         Ok(unsafe { Bound::from_owned_ptr(py, capsule) })
     }
-    /// The numpy array over this memory; needs numpy.
+    /// The numpy array of these numbers; needs numpy.
     #[pyo3(signature = (dtype: "object" = None, copy: "bool | None" = None) -> "object")]
     fn __array__<'py>(
         slf: &Bound<'py, Self>,

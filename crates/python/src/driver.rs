@@ -31,7 +31,8 @@ struct Run {
 }
 impl Drop for Run {
     fn drop(&mut self) {
-        Python::attach(|py| {
+        // At the interpreter's end there is nobody left to tell.
+        let _ = Python::try_attach(|py| {
             if let Err(error) = self.coroutine.call_method0(py, "close") {
                 error.write_unraisable(py, Some(self.coroutine.bind(py)));
             }

@@ -16,7 +16,7 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden")
 }
 fn network(case: &str) -> NamedNetwork {
-    let weights = Weights::open(&folder().join(case)).expect("a golden checkpoint");
+    let weights = Weights::open(folder().join(case)).expect("a golden checkpoint");
     let options = Options { threads: Some(2), ..Options::default() };
     NamedNetwork::new("main", Box::new(Decoder::load(&weights, &options).expect("it loads")))
 }

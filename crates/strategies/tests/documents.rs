@@ -1,22 +1,25 @@
 //! The documents of the strategies are run: every pair of blocks `json` (a request) and `expect` (what must hold) in
 //! `tests/strategies/<name>.md`, on the table-driven networks of the engine.
 //!
-//! A request has `strategy`, `prompt`, and at choice `params`, `max_tokens`, `temperature`, `seed`. A line of `expect`
+//! `tests/companions/<name>.md` likewise. A request has `strategy`, `prompt`, and at choice `params`, `companions` (by name,
+//! each with its parameters), `max_tokens`, `temperature`, `seed`; what it is compared with has the same companions. A line of `expect`
 //! is `<variable> <operator> <value>`: variables `tokens`, `forwards`, `rows`, `drafted`, `accepted`, `nfe`; operators
 //! `==`, `<=`, `>=`, `<`; the value is a number (for `tokens`: their number) or `plain`, what plain decoding has there
 //! (for strategies that denoise: the static loop, `llada` or, on block-causal models, `sdar`).
+#[path = "common/bent.rs"]
+mod bent;
 mod common;
 
 use common::{config, denoises, networks_of, request};
 use omnidecode_engine::testing::{Bench, TableNetwork};
 use omnidecode_engine::{NamedNetwork, Sampling, Token, Usage};
 use omnidecode_strategies::params::Options;
-use omnidecode_strategies::{ALL, Entry, find};
+use omnidecode_strategies::{ALL, Entry, companions, find};
 use serde_json::Value;
 use std::path::PathBuf;
 
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/strategies")
+fn folder(of: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(of)
 }
 
 /// Fenced blocks with their languages.
@@ -81,7 +84,7 @@ fn baseline(entry: &Entry) -> &'static str {
 
 fn run(ask: &Value, strategy: &str, params: &Options) -> Result<Ran, String> {
     let fields = ask.as_object().ok_or("a request must be an object")?;
-    let known = ["strategy", "params", "prompt", "max_tokens", "temperature", "seed"];
+    let known = ["strategy", "params", "companions", "prompt", "max_tokens", "temperature", "seed"];
     if let Some(name) = fields.keys().find(|k| !known.contains(&k.as_str())) {
         return Err(format!("unknown field `{name}`"));
     }
@@ -99,8 +102,13 @@ fn run(ask: &Value, strategy: &str, params: &Options) -> Result<Ran, String> {
         models.push(NamedNetwork::new(*role, Box::new(TableNetwork::new(7, 17 + i as u64))));
     }
     let mut bench = Bench::new(config(), models).map_err(|e| e.to_string())?;
-    let handle =
-        bench.submit(request(strategy, params, &prompt.ok_or("`prompt` must be a list of tokens")?, &sampling));
+    let prompt = prompt.ok_or("`prompt` must be a list of tokens")?;
+    let mut asked = request(strategy, params, &prompt, &sampling);
+    for (name, params) in ask["companions"].as_object().into_iter().flatten() {
+        let params = params.as_object().ok_or("a companion has an object of parameters")?;
+        bent::attach(name, params, &prompt, &mut asked).map_err(|e| e.to_string())?;
+    }
+    let handle = bench.submit(asked);
     bench.run();
     let answer = handle.collect();
     let end = answer.end.map_err(|e| e.to_string())?;
@@ -137,7 +145,7 @@ fn check(name: &str, text: &str) -> Result<usize, String> {
     let pairs = pairs(text)?;
     for (ask, expected) in &pairs {
         let strategy = ask["strategy"].as_str().ok_or("a request names its `strategy`")?;
-        if strategy != name {
+        if strategy != name && ask["companions"].get(name).is_none() {
             return Err(format!("a request for {strategy}"));
         }
         let params = ask["params"].as_object().cloned().unwrap_or_default();
@@ -154,24 +162,34 @@ fn check(name: &str, text: &str) -> Result<usize, String> {
     Ok(pairs.len())
 }
 
-#[test]
-fn every_strategy_has_a_document_whose_claims_hold() {
+/// What is wrong with the documents of a folder, of which there is one for each name.
+fn wrong(of: &str, names: &[&str]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for entry in ALL {
-        let name = entry.card.name;
-        let path = folder().join(format!("{name}.md"));
+    for name in names {
+        let path = folder(of).join(format!("{name}.md"));
         match std::fs::read_to_string(&path).map_err(|e| e.to_string()).and_then(|text| check(name, &text)) {
             Ok(0) => wrong.push(format!("{name}: no pair of `json` and `expect` blocks")),
             Ok(_) => {}
             Err(e) => wrong.push(format!("{name}: {e}")),
         }
     }
-    for file in std::fs::read_dir(folder()).expect("the folder of documents").flatten() {
+    for file in std::fs::read_dir(folder(of)).expect("the folder of documents").flatten() {
         let stem = file.path().file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        if stem != "README" && find(&stem).is_none() {
-            wrong.push(format!("{stem}.md is of no strategy"));
+        if stem != "README" && !names.contains(&stem.as_str()) {
+            wrong.push(format!("{of}/{stem}.md is of nothing that is registered"));
         }
     }
+    wrong
+}
+
+#[test]
+fn every_strategy_has_a_document_whose_claims_hold() {
+    let wrong = wrong("strategies", &ALL.iter().map(|e| e.card.name).collect::<Vec<_>>());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+#[test]
+fn every_companion_has_a_document_whose_claims_hold() {
+    let wrong = wrong("companions", &companions::ALL.iter().map(|e| e.card.name).collect::<Vec<_>>());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

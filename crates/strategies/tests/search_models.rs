@@ -19,7 +19,7 @@ fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/countdown-ar")
 }
 fn network() -> NamedNetwork {
-    let weights = Weights::open(&folder()).expect("a model of this repository");
+    let weights = Weights::open(folder()).expect("a model of this repository");
     let options = Options { threads: Some(2), ..Options::default() };
     NamedNetwork::new("main", Box::new(Decoder::load(&weights, &options).expect("it loads")))
 }

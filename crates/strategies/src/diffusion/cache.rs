@@ -69,10 +69,13 @@ impl Policy {
         // A place decided in the first forward must be run once more before it is kept.
         let warm = if self.cache == Cache::Delayed { 2 } else { 1 };
         let full = self.cache == Cache::None || step < warm || self.every.is_some_and(|n| step.is_multiple_of(n));
+        // The row that speaks of the block's first place always belongs to the window, whether it is read or not: what
+        // the cache holds then depends on the canvas alone, and FreeDave's drafts see what the static loop sees.
+        let start = self.block.start.saturating_sub(canvas.sequence().card().shift);
         let places: Vec<usize> = match self.cache {
             _ if full => canvas.places().collect(),
-            Cache::Prefix => (self.block.start..end).collect(),
-            Cache::Dual => self.block.clone().collect(),
+            Cache::Prefix => (start..end).collect(),
+            Cache::Dual => (start..self.block.end).collect(),
             _ => canvas.places().filter(|&p| !self.cached.get(p).is_some_and(|c| *c)).collect(),
         };
         if self.cache == Cache::Delayed {

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{Error, ErrorKind, Result};
 use std::rc::Rc;
 
+/// How often a context was followed at all, and by which tokens.
+type Followers = (u32, BTreeMap<Token, u32>);
+
 /// Counts of what follows each context of up to `longest - 1` tokens.
 #[derive(Clone, Debug, Default)]
 pub struct NGrams {
     longest: usize,
-    after: HashMap<Box<[Token]>, (u32, BTreeMap<Token, u32>)>,
+    after: HashMap<Box<[Token]>, Followers>,
 }
 
 impl NGrams {

@@ -47,6 +47,7 @@ impl Settings {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one a request")]
 enum Kind {
     Callable(Arc<dyn Judge>),
     Confidence,

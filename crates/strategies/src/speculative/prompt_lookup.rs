@@ -110,8 +110,7 @@ mod tests {
         };
         let text: Vec<Token> = (0..400u32).map(|i| (i * i * 7 + i / 3) % 5).collect();
         let mut index = Index::default();
-        let mut lengths = (1..text.len()).step_by(3).peekable();
-        while let Some(n) = lengths.next() {
+        for n in (1..text.len()).step_by(3) {
             assert_eq!(index.follow(&text[..n], &p), naive(&text[..n]), "after {n} tokens");
         }
     }
