@@ -10,7 +10,10 @@ import pytest
 from omnidecode import LLM, SamplingParams
 from omnidecode._strategy import registry
 
-PROMPTS = [json.loads(line)["prompt"] for line in (Path(__file__).parent / "data/spec_bench_64.jsonl").read_text("utf-8").splitlines()]
+PROMPTS = [
+    json.loads(line)["prompt"]
+    for line in (Path(__file__).parent / "data/spec_bench_64.jsonl").read_text("utf-8").splitlines()
+]
 EXACT = [s["name"] for s in registry() if s["guarantee"] == "exact" and not s["needs"] and s["name"] != "plain"]
 
 

@@ -132,9 +132,7 @@ def _download(
         ) from None
     try:
         if file is not None:
-            return Path(
-                huggingface_hub.hf_hub_download(repo, file, revision=revision, token=token, cache_dir=folder)
-            )
+            return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision, token=token, cache_dir=folder))
         return Path(
             huggingface_hub.snapshot_download(
                 repo, revision=revision, token=token, cache_dir=folder, allow_patterns=_PATTERNS

@@ -70,7 +70,9 @@ pub fn pretend(folder: &str, shift: usize) -> Recarded {
 
 /// Run requests of one strategy together.
 pub fn decode(network: Box<dyn Network>, name: &str, params: &Params, asks: &[(Vec<Token>, Sampling)]) -> Vec<Answer> {
-    let config = Config { pages: 512, tail: 2048, cost: Cost::Fixed(vec![(1, 1.0)]), ..Config::default() };
+    // No plan is ever cut in two: a part of a prompt run by itself would count as a forward.
+    let config =
+        Config { pages: 512, tail: 2048, budget: 1 << 20, cost: Cost::Fixed(vec![(1, 1.0)]), ..Config::default() };
     let mut bench = Bench::new(config, vec![NamedNetwork::new("main", network)]).expect("the engine starts");
     let build = || strategy(name, params).unwrap_or_else(|e| panic!("{name}: {e}"));
     let handles: Vec<_> = asks.iter().map(|(p, s)| bench.submit(Request::new(p.clone(), build(), s.clone()))).collect();
