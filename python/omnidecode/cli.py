@@ -27,7 +27,7 @@ from ._flags import (
     strategy_flags,
 )
 from ._strategy import registry, resolve
-from .bench import bench
+from .bench import PROMPTS, bench
 from .doctor import doctor
 from .errors import ModelError, OmnidecodeError, RequestError
 from .outputs import RequestOutput
@@ -211,13 +211,15 @@ def _bench(options: argparse.Namespace) -> int:
     chosen = [read_strategy(options, name) if name != "plain" else resolve(None) for name in names]
     if options.rounds < 1:
         raise RequestError(f"--rounds: expected at least 1, found {options.rounds}")
-    prompts = read_prompts(options.prompts) if options.prompts else None
+    if options.limit is not None and options.limit < 1:
+        raise RequestError(f"--limit: expected at least 1, found {options.limit}")
+    prompts = read_prompts(options.prompts) if options.prompts else PROMPTS
     with open_model(options) as llm:
         sampling = read_sampling(options, llm)
         report = bench(
             llm,
             chosen,
-            prompts[: options.limit] if prompts else None,
+            prompts[: options.limit],
             sampling,
             rounds=options.rounds,
             chat=not options.completion,
