@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["Alternative", "CompletionOutput", "Delta", "Logprob", "Note", "Origin", "RequestOutput", "Usage"]
+__all__ = ["CompletionOutput", "Delta", "Logprob", "Note", "Origin", "RequestOutput", "Usage"]
 
 
 @dataclass(slots=True)
@@ -40,15 +40,6 @@ class Origin:
 
 
 @dataclass(slots=True)
-class Alternative:
-    """A text that a strategy found beside the answer. ``score`` is on the strategy's own scale; more is better."""
-
-    token_ids: list[int]
-    text: str
-    score: float
-
-
-@dataclass(slots=True)
 class Note:
     """What a strategy saw on its way and did not say, such as the reading of a latent thought (``label``
     ``"thought"``). ``place``: its position, prompt included. ``tokens``: (id, weight, text), the largest weight first."""
@@ -63,10 +54,12 @@ class Usage:
     """What a sequence cost, counted exactly.
 
     ``forwards``: batched forwards that ran rows of this sequence, prefill included. ``nfe``: evaluations of its branches
-    (two branches in one batched forward count two). ``rows``: positions computed. ``drafted`` and ``accepted``: proposed
+    (two branches in one batched forward count two). ``target_forwards``: ``forwards`` of the main model alone, without those of
+    a draft model. ``rows``: positions computed; ``row_layers``: the same, times the layers that each passed. ``drafted`` and ``accepted``: proposed
     tokens, and how many of them were kept. ``host_reads``: read-backs to the host. ``prompt_tokens``, and of those
     ``cached_tokens``, whose keys and values were found in the prefix cache. ``judge_calls``: batches of texts that a judge
-    was given; ``judged``: texts in them.
+    was given; ``judged``: texts in them. ``python_steps`` and ``python_seconds``: how often the engine called Python code of
+    the request (steps of a strategy, a judge, a logits processor), and the time in it, waiting for the GIL included.
     """
 
     forwards: int = 0
@@ -79,6 +72,10 @@ class Usage:
     cached_tokens: int = 0
     judge_calls: int = 0
     judged: int = 0
+    target_forwards: int = 0
+    row_layers: int = 0
+    python_steps: int = 0
+    python_seconds: float = field(default=0.0, compare=False)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
@@ -86,12 +83,17 @@ class Usage:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One of the ``n`` answers to a prompt.
+    """One of the ``n`` answers to a prompt, or a text that was found beside one.
 
     ``finish_reason``: ``"stop"`` (an end token, a stop token or a stop string; ``stop_reason`` is the id or the
     string, ``None`` for the model's own end token) or ``"length"``. ``token_ids`` holds every committed token, those of
     a stop string too; ``text`` ends before it unless ``include_stop_str_in_output``. ``origins`` has one entry a token.
-    ``alternatives`` and ``notes`` come with the end, from strategies that have some.
+    ``score`` is what a search thinks of it, on the strategy's own scale; more is better. ``notes`` come with the end, from
+    strategies that have some.
+
+    ``beside``: the index of the answer that this text was found beside, ``None`` for the answers themselves. Such texts
+    (best-of-n, beam, superposed and self-consistency tell as many as their parameters say) follow the ``n`` answers, in
+    the strategy's order; their cost is counted in the answer's ``usage``, and they have no origins.
     """
 
     index: int
@@ -104,13 +106,14 @@ class CompletionOutput:
     seed: int = 0
     usage: Usage = field(default_factory=Usage)
     origins: list[Origin] = field(default_factory=list)
-    alternatives: list[Alternative] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    score: float | None = None
+    beside: int | None = None
 
 
 @dataclass(slots=True)
 class RequestOutput:
-    """The answers to one prompt.
+    """The answers to one prompt: ``outputs`` holds the ``n`` answers, then the texts that were found beside them.
 
     ``guarantee`` is ``"exact"`` (token for token what plain decoding gives under the same seed), ``"distribution"``
     (the same law) or ``"approximate"``.

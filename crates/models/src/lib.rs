@@ -12,6 +12,7 @@ pub mod decoder;
 pub mod error;
 pub mod files;
 pub mod network;
+pub mod neurons;
 pub mod step;
 pub mod tokenizer;
 

@@ -44,6 +44,7 @@ mod facts;
 mod llm;
 mod stream;
 mod text;
+mod watermark;
 
 pub use builder::Builder;
 pub use chat::Message;
@@ -60,6 +61,7 @@ pub use omnidecode_models as models;
 pub use omnidecode_strategies as strategies;
 pub use omnidecode_strategies::params::Options;
 pub use stream::Stream;
+pub use watermark::Detector;
 
 /// The worked example of CONTRIBUTING.md, compiled and run.
 #[cfg(doctest)]

@@ -16,6 +16,7 @@ use omnidecode_models::tokenizer::Tokenizer;
 use omnidecode_models::{ChatTemplate, ModelCard, ModelError, Weights};
 use omnidecode_strategies::companions::Vocabulary;
 use omnidecode_strategies::params::Options;
+use omnidecode_strategies::scoring::listwise;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -213,6 +214,13 @@ impl Llm {
             return Ok(Vec::new());
         }
         self.read(prompt, Plan::next(Readout::NOTHING.logprobs(labels)), |out| out.root().asked().to_vec())
+    }
+    /// The tokens of the identifiers `A`, `B`, ... behind an opening bracket, for the strategy `first`.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] when there are more than 26, or the tokenizer cannot say one of them in a token.
+    pub fn listwise_labels(&self, n: usize) -> Result<Vec<Token>> {
+        listwise::labels(&**self.vocabulary(), n).map_err(|reason| engine::Error::Strategy(reason).into())
     }
     /// One forward of a prompt, and what it tells.
     fn read<F>(&self, prompt: Vec<Token>, plan: Plan, tell: F) -> Result<Vec<f32>>

@@ -22,7 +22,7 @@ pub struct PyEngine {
 }
 
 impl PyEngine {
-    fn llm(&self) -> PyResult<Arc<Llm>> {
+    pub fn llm(&self) -> PyResult<Arc<Llm>> {
         if std::process::id() != self.process {
             return Err(Closed::new_err(
                 "this model was opened before the process was forked, and its engine stayed in the parent: expected a model \

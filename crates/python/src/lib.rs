@@ -4,11 +4,14 @@ mod driver;
 mod engine;
 mod error;
 mod flight;
+mod neurons;
 mod outcome;
 mod plan;
 mod processor;
+mod rerank;
 mod sequence;
 mod ticket;
+mod watermark;
 
 /// The compiled half of omnidecode. Use the package `omnidecode`, not this module.
 #[pyo3::pymodule]
@@ -20,13 +23,19 @@ mod _core {
     #[pymodule_export]
     use crate::flight::{Flight, gather};
     #[pymodule_export]
+    use crate::neurons::PyNeurons;
+    #[pymodule_export]
     use crate::outcome::{Outcome, Seen};
     #[pymodule_export]
     use crate::plan::{PyPlan, PyRow, PyTree};
     #[pymodule_export]
+    use crate::rerank::{listwise_labels, listwise_order, listwise_question, listwise_windows};
+    #[pymodule_export]
     use crate::sequence::PySequence;
     #[pymodule_export]
     use crate::ticket::{Bell, Chunk, Ticket};
+    #[pymodule_export]
+    use crate::watermark::PyDetector;
     use pyo3::prelude::*;
 
     #[pymodule_export]

@@ -161,6 +161,8 @@ impl Chunk {
                 ("forwards", usage.forwards),
                 ("nfe", usage.nfe),
                 ("rows", usage.rows),
+                ("row_layers", usage.row_layers),
+                ("target_forwards", usage.forwards_by_model.first().copied().unwrap_or(0)),
                 ("drafted", usage.drafted),
                 ("accepted", usage.accepted),
                 ("host_reads", usage.host_reads),

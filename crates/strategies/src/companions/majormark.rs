@@ -7,8 +7,10 @@ use super::{Attachment, Companion, CompanionCard, CompanionError, Context};
 use omnidecode_core::Token;
 use omnidecode_core::noise::{mix, pair};
 use omnidecode_engine::{LogitsProcessor, ProcessorState};
-use std::collections::HashSet;
 use std::sync::Arc;
+
+mod detect;
+pub use detect::{Found, upper_cluster};
 
 crate::params! {
     /// The message: a text of 0s and 1s, not all alike (in any block).
@@ -76,19 +78,6 @@ pub struct Code {
     words: Vec<Token>,
 }
 
-/// What a detector found.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    /// The message, as 0s and 1s.
-    pub bits: Vec<bool>,
-    /// Score of the best hypothesis of each block, and of the runner-up.
-    pub scores: Vec<(f64, f64)>,
-    /// Whether `|std(c_1) - std(c_0)| > 2` (MajorMark with one block only; the count grows with the text's length).
-    pub marked: Option<bool>,
-    /// Tokens that were counted.
-    pub counted: usize,
-}
-
 impl Code {
     /// A code of `bits` bits in `blocks` blocks over these tokens.
     ///
@@ -151,86 +140,6 @@ impl Code {
         let green = deck.into_iter().enumerate().filter(|(i, _)| block[self.shard(*i)] == majority);
         green.map(|(_, token)| token).collect()
     }
-
-    /// Read a message from a text's tokens. `dedup`: a context with its token counts once.
-    pub fn detect(&self, tokens: &[Token], dedup: bool) -> Found {
-        let hypotheses: Vec<u64> = if self.blocks == 1 { vec![0, 1] } else { (1..self.width as u64).collect() };
-        let mut counts = vec![vec![vec![0usize; self.width]; hypotheses.len()]; self.blocks];
-        let known: HashSet<Token> = self.words.iter().copied().collect();
-        let (mut seen, mut counted) = (HashSet::new(), 0);
-        for window in tokens.windows(3) {
-            let (before, token) = ([window[0], window[1]], window[2]);
-            if !known.contains(&token) || (dedup && !seen.insert((before, token))) {
-                continue;
-            }
-            counted += 1;
-            let j = self.block(before);
-            for (h, &hypothesis) in hypotheses.iter().enumerate() {
-                let deck = self.deal(j, hypothesis, before);
-                if let Some(index) = deck.iter().position(|t| *t == token) {
-                    counts[j][h][self.shard(index)] += 1;
-                }
-            }
-        }
-        let mut found = Found { bits: Vec::new(), scores: Vec::new(), marked: None, counted };
-        for block in &counts {
-            self.read(block, &mut found);
-        }
-        found
-    }
-    fn read(&self, counts: &[Vec<usize>], found: &mut Found) {
-        if self.blocks == 1 {
-            let spread: Vec<f64> = counts.iter().map(|c| deviation(c)).collect();
-            let best = usize::from(spread[1] > spread[0]);
-            found.marked = Some((spread[1] - spread[0]).abs() > 2.0);
-            found.scores.push((spread[best], spread[1 - best]));
-            let upper = upper_cluster(&counts[best]);
-            found.bits.extend(upper.into_iter().map(|up| up == (best == 1)));
-            return;
-        }
-        let large = |ones: usize| (2 * ones >= self.width, ones.max(self.width - ones));
-        let score = |h: usize| separation(&counts[h], large(h + 1).1);
-        let mut order: Vec<usize> = (0..counts.len()).collect();
-        order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
-        let best = order[0];
-        found.scores.push((score(best), order.get(1).map_or(0.0, |&h| score(h))));
-        let (majority, many) = large(best + 1);
-        let mut shards: Vec<usize> = (0..self.width).collect();
-        shards.sort_by(|&a, &b| counts[best][b].cmp(&counts[best][a]).then(a.cmp(&b)));
-        let mut bits = vec![!majority; self.width];
-        shards[..many].iter().for_each(|&s| bits[s] = majority);
-        found.bits.extend(bits);
-    }
-}
-
-fn deviation(counts: &[usize]) -> f64 {
-    let n = counts.len() as f64;
-    let mean = counts.iter().sum::<usize>() as f64 / n;
-    (counts.iter().map(|&c| (c as f64 - mean).powi(2)).sum::<f64>() / n).sqrt()
-}
-
-/// Mean of the k largest less mean of the rest, scaled so that different k compare (sheet 41).
-fn separation(counts: &[usize], k: usize) -> f64 {
-    let d = counts.len();
-    let mut sorted = counts.to_vec();
-    sorted.sort_unstable_by(|a, b| b.cmp(a));
-    let total: usize = sorted.iter().sum();
-    let mean = |c: &[usize]| c.iter().sum::<usize>() as f64 / c.len().max(1) as f64;
-    let gap = mean(&sorted[..k]) - mean(&sorted[k..]);
-    gap * ((k * (d - k)) as f64).sqrt() / d as f64 / (total.max(1) as f64).sqrt()
-}
-
-/// Exact 2-means in one dimension: which counts are in the upper cluster.
-pub fn upper_cluster(counts: &[usize]) -> Vec<bool> {
-    let mut sorted = counts.to_vec();
-    sorted.sort_unstable();
-    let cost = |part: &[usize]| deviation(part).powi(2) * part.len() as f64;
-    let split = (1..sorted.len()).min_by(|&a, &b| {
-        let at = |s: usize| cost(&sorted[..s]) + cost(&sorted[s..]);
-        at(a).total_cmp(&at(b))
-    });
-    let least = split.map_or(usize::MAX, |s| sorted[s]);
-    counts.iter().map(|&c| c >= least).collect()
 }
 
 struct Law {
@@ -273,6 +182,7 @@ impl ProcessorState for State {
 
 #[cfg(test)]
 mod tests {
+    use super::detect::deviation;
     use super::*;
     use omnidecode_core::noise::unit;
 

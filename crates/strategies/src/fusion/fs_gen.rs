@@ -4,6 +4,7 @@
 //! The answer is a sequence on the large model. Tokens that the small model found alone are its debt, which the next
 //! question to it pays in one forward. `usage.drafted` counts the questions, `usage.accepted` those where the small
 //! model had said the same: the collaboration frequency is their difference by the number of tokens.
+use super::router::Machine;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
 use crate::speculative::drafting::{Draft, Verifier, misfit};
@@ -18,12 +19,15 @@ crate::params! {
     /// small model drafts, the large one verifies.
     method: String = "contrastive".into(), one_of "oracle", "contrastive", "proxy", "speculative";
     /// When the large model is asked: `normal` always, `none` never, `threshold` when the small model's largest
-    /// probability is below `threshold`, `delta` when half the distance of its two largest is below `delta`.
-    router: String = "normal".into(), one_of "normal", "none", "threshold", "delta";
+    /// probability is below `threshold`, `delta` when half the distance of its two largest is below `delta`, `svm` when a
+    /// learned machine says so.
+    router: String = "normal".into(), one_of "normal", "none", "threshold", "delta", "svm";
     /// Of the router `threshold`.
     threshold: f64 = 0.5, within 0.0, 2.0;
     /// Of the router `delta`.
     delta: f64 = 0.2, within 0.0, 1.0;
+    /// Of the router `svm`: the machine as JSON, as `omnidecode.router.train` writes it.
+    svm: String = String::new();
     /// Of `contrastive`: `interp` is s + beta (l - s), `extrap` is l + beta (l - s), l and s the logits of the large and
     /// the small model.
     contrast: String = "interp".into(), one_of "interp", "extrap";
@@ -37,11 +41,15 @@ crate::params! {
     drafts: usize = 5, within 1.0, 64.0;
     /// Of `speculative`: `match` keeps what the large model chooses (exact), `rejection` its law.
     verifier: String = "match".into(), one_of "match", "rejection";
+    /// How many of the small model's likeliest tokens the result's notes hold for every token of the answer, under the labels
+    /// `alone` (not asked), `agreed` and `overruled`; 0 notes nothing. Not of `speculative`.
+    trace: usize = 0, within 0.0, 1024.0;
 }
 
 /// Parameters that only some methods or routers honour.
-const OWNERS: [(&str, &str, &str); 8] = [
+const OWNERS: [(&str, &str, &str); 9] = [
     ("threshold", "router", "threshold"),
+    ("svm", "router", "svm"),
     ("delta", "router", "delta"),
     ("contrast", "method", "contrastive"),
     ("beta", "method", "contrastive"),
@@ -73,6 +81,7 @@ impl System for Params {
             let changed = match name {
                 "threshold" => self.threshold != default.threshold,
                 "delta" => self.delta != default.delta,
+                "svm" => self.svm != default.svm,
                 "contrast" => self.contrast != default.contrast,
                 "beta" => self.beta != default.beta,
                 "alpha" => self.alpha != default.alpha,
@@ -87,6 +96,12 @@ impl System for Params {
         }
         if self.method == "speculative" && self.router != "normal" {
             return Err(misfit(Self::CARD.name, "router", "normal with the method speculative", &self.router));
+        }
+        if self.method == "speculative" && self.trace > 0 {
+            return Err(misfit(Self::CARD.name, "trace", "0 with the method speculative", self.trace));
+        }
+        if self.router == "svm" {
+            Machine::parse(&self.svm).map_err(|e| misfit(Self::CARD.name, "svm", "a machine as JSON", e))?;
         }
         Ok(())
     }
@@ -104,32 +119,43 @@ impl Params {
             "proxy" => Some(seq.sibling(seq.require("expert")?)),
             _ => None,
         };
-        let read = Readout::CHOICE.stats();
+        let machine = if self.router == "svm" { Machine::parse(&self.svm).ok() } else { None };
+        let seen = self.trace.max(machine.as_ref().map_or(0, Machine::k)).min(seq.card().vocab);
+        let read = if seen > 0 { Readout::CHOICE.stats().top(seen) } else { Readout::CHOICE.stats() };
         let read = if self.method == "oracle" || self.router == "none" { read } else { read.logits() };
         while !seq.finished() {
             let first = expert.as_mut().unwrap_or(&mut small);
             first.follow(seq);
             let said = first.next(read.clone()).await?;
             let proposed = said.root().choice();
-            let token = if self.asks(&said) {
+            let (token, label) = if self.asks(&said, machine.as_ref()) {
                 let token = self.fuse(seq, &said, expert.is_some().then_some(&mut small)).await?;
                 seq.judged(1, usize::from(token == proposed));
-                token
+                (token, if token == proposed { "agreed" } else { "overruled" })
             } else {
-                proposed
+                (proposed, "alone")
             };
+            if self.trace > 0 {
+                let lse = said.root().stats().lse;
+                let law = said.root().top().iter().take(self.trace).map(|&(t, logit)| (t, (logit - lse).exp()));
+                seq.note(label, seq.len(), law.collect());
+            }
             seq.push(token)?;
         }
         Ok(())
     }
     /// The router, on the law of the model that proposed.
-    fn asks(&self, said: &Outcome) -> bool {
+    fn asks(&self, said: &Outcome, machine: Option<&Machine>) -> bool {
         let s = said.root().stats();
         let (first, second) = (f64::from((s.max - s.lse).exp()), f64::from((s.second - s.lse).exp()));
         match self.router.as_str() {
             "none" => false,
             "threshold" => first < self.threshold,
             "delta" => (first - second) / 2.0 < self.delta,
+            "svm" => machine.is_some_and(|machine| {
+                let law: Vec<f64> = said.root().top().iter().map(|t| f64::from((t.1 - s.lse).exp())).collect();
+                machine.asks(&law)
+            }),
             _ => true,
         }
     }

@@ -1,3 +1,4 @@
 //! Several models, one text.
 pub mod fs_gen;
 pub mod rectification;
+pub mod router;

@@ -20,6 +20,9 @@ crate::params! {
     eta: f64 = 0.6, within 0.0, 2.0;
     /// Whether the draft shrinks to the length that pays on this machine; off, `gamma` and `eta` alone decide.
     adaptive: bool = true;
+    /// Whether the result's notes hold each round's draft, `early` what was kept and `late` what the last layers refused,
+    /// with the adapter's confidence.
+    trace: bool = false;
 }
 
 impl System for Params {
@@ -42,7 +45,16 @@ impl System for Params {
             }
             let (drafted, verdict) = pouch.round(seq, most, self.eta).await?;
             // The first row of the path is the committed token that the round began with.
-            depths.learn(drafted, verdict.path.len().saturating_sub(1));
+            let right = verdict.path.len().saturating_sub(1);
+            depths.learn(drafted.len(), right);
+            if self.trace {
+                let (early, late) = drafted.split_at(right);
+                for (label, tokens, place) in [("early", early, seq.len()), ("late", late, seq.len() + right)] {
+                    if !tokens.is_empty() {
+                        seq.note(label, place, tokens.to_vec());
+                    }
+                }
+            }
             let next = seq.accept(&verdict)?;
             if seq.push(next)?.is_none() {
                 return Ok(());
@@ -93,37 +105,37 @@ impl Pouch {
         Ok(())
     }
     /// The root and drafted tokens through the first layers, the adapter behind each; then all through the others.
-    /// Gives how many tokens were drafted, and what to keep of the rows, the root's first.
-    async fn round(&mut self, seq: &mut Sequence, most: usize, eta: f64) -> Result<(usize, Verdict)> {
+    /// Gives the drafted tokens with the adapter's confidence, and what to keep of the rows, the root's first.
+    async fn round(&mut self, seq: &mut Sequence, most: usize, eta: f64) -> Result<(Vec<(Token, f32)>, Verdict)> {
         let place = seq.len() - 1;
         if most == 0 {
             let seen = seq.next(Readout::CHOICE.hidden(self.exit)).await?;
             self.adapter.extend_vector(seen.root().hidden())?;
-            return Ok((0, Verdict { path: Vec::new(), next: seen.root().choice() }));
+            return Ok((Vec::new(), Verdict { path: Vec::new(), next: seen.root().choice() }));
         }
-        let mut tokens: Vec<Token> = vec![seq.tokens()[place]];
+        let mut drafted: Vec<(Token, f32)> = Vec::new();
         let mut states: Vec<Arc<[f32]>> = Vec::new();
         let mut sure = f64::INFINITY;
         loop {
-            let row = vec![Row::Token(tokens[states.len()])];
+            let token = drafted.last().map_or(seq.tokens()[place], |d| d.0);
+            let row = vec![Row::Token(token)];
             let plan = Plan::rows(row, Mask::Causal, Readout::NOTHING.hidden(self.exit)).layers(0..self.exit).leave(1);
             let plan = if states.is_empty() { plan } else { plan.kv(KvAction::Extend) };
             states.push(seq.forward(plan).await?.row(0).hidden().into());
             // The pass through the first layers comes before the question: the last drafted token is verified too.
-            if tokens.len() > most || sure < eta {
+            if drafted.len() >= most || sure < eta {
                 break;
             }
             self.adapter.extend_vector(states[states.len() - 1].clone())?;
             let seen = self.adapter.next(Readout::CHOICE.stats()).await?;
             let stats = seen.root().stats();
             sure = f64::from((stats.max - stats.lse).exp());
-            tokens.push(seen.root().choice());
+            drafted.push((seen.root().choice(), sure as f32));
         }
         let rows = states.iter().map(|s| Row::Hidden(s.clone())).collect();
         let plan = Plan::rows(rows, Mask::Causal, Readout::CHOICE).layers(self.exit..self.layers).without_root();
         let seen = seq.forward(plan.kv(KvAction::Rerun(0))).await?;
-        let drafted = tokens.len() - 1;
-        let right = (0..drafted).take_while(|&i| seen.row(i).choice() == tokens[i + 1]).count();
+        let right = drafted.iter().enumerate().take_while(|(i, d)| seen.row(*i).choice() == d.0).count();
         // What the adapter has seen of refused tokens goes; what it lacks of the last accepted one comes as debt.
         self.adapter.rollback(place + right + 1)?;
         for state in &states[self.adapter.len() - place..=right] {
