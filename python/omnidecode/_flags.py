@@ -19,7 +19,10 @@ from .sampling import SamplingParams
 def model_flags(verb: argparse.ArgumentParser) -> None:
     group = verb.add_argument_group("model")
     group.add_argument("--model", help="folder, GGUF file or hub name; default: the embedded model")
-    group.add_argument("--draft", help="a second model, for strategies that need one")
+    group.add_argument("--draft", help="a second model, for strategies that need one; short for --beside draft=PATH")
+    group.add_argument(
+        "--beside", action="append", default=[], metavar="ROLE=PATH", help="a further model by its role; repeatable"
+    )
     group.add_argument("--device", default="cpu", help="cpu")
     group.add_argument("--threads", type=int, help="worker threads")
     group.add_argument("--context", type=int, help="longest sequence, in tokens")
@@ -37,8 +40,9 @@ def strategy_flags(verb: argparse.ArgumentParser, *, name: bool = True) -> None:
     group.add_argument(
         "--companion", action="append", default=[], metavar="NAME[:KEY=VALUE,...]", help="rides along; repeatable"
     )
+    group.add_argument("--judge", metavar="NAME", help="who scores the texts of a search: registered by a plugin")
     group.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE.py", help="a file that registers strategies"
+        "--plugin", action="append", default=[], metavar="FILE.py", help="a file that registers strategies; repeatable"
     )
 
 
@@ -84,6 +88,7 @@ def open_model(options: argparse.Namespace) -> LLM:
     return LLM(
         options.model,
         draft=options.draft,
+        beside=_beside(options.beside),
         device=options.device,
         threads=options.threads,
         context=options.context,
@@ -92,12 +97,31 @@ def open_model(options: argparse.Namespace) -> LLM:
     )
 
 
+def _beside(pairs: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in pairs:
+        role, equals, path = text.partition("=")
+        if not equals or not path:
+            raise RequestError(f"--beside: expected ROLE=PATH, found {text!r}")
+        if role in found:
+            raise RequestError(f"--beside: expected one model with the role {role}, found two")
+        found[role] = path
+    return found
+
+
 def read_strategy(options: argparse.Namespace, name: str | None = None) -> Strategy:
     """The strategy with its ``--param`` values, typed by the registry."""
     load_plugins(options)
     name = name or options.strategy
     known = {entry["name"]: entry for entry in registry()}
     return resolve({"name": name, **_parameters("--param", name, known.get(name), options.param)})
+
+
+def read_named(flag: str, text: str) -> Strategy:
+    """A strategy written as ``NAME:KEY=VALUE,...``, its values typed by the registry."""
+    name, _, rest = text.partition(":")
+    known = {entry["name"]: entry for entry in registry()}
+    return resolve({"name": name, **_parameters(flag, name, known.get(name), rest.split(",") if rest else [])})
 
 
 def read_companions(options: argparse.Namespace) -> list[Any]:

@@ -15,6 +15,8 @@ RECIPES: dict[str, str] = {
     "chains-diffusion": "chains",
     "chains-block": "chains",
     "chains-ar": "chains",
+    "chains-long-ar": "chains",
+    "chains-long-diffusion": "chains",
     "countdown-ar": "countdown",
     "prosqa-coconut": "prosqa",
     "prosqa-cot": "prosqa",

@@ -8,7 +8,7 @@ each other, and the signs between totals can be copied. So there is something to
 parallel goes wrong: the text-like task on which loops, caches, blocks and early ends are measured.
 
 The question is filled up with `.` to 62 characters and ended by `=`, so that prompt and canvas have 64 tokens; the answer ends
-in `<eos>`, repeated to the end of the canvas.
+in `<eos>`, repeated to the end of the canvas. The long form has 126 characters: prompt and canvas of 128 tokens.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import re
 
 from omnidecode.train.recipe import Recipe, Task
 
-ROOM = 62
-
 
 class Chains(Task):
-    prompt, canvas, block = ROOM + 2, ROOM + 2, 16
+    """Questions of 20 to `room` characters, filled up to `room`."""
+
+    block = 16
+
+    def __init__(self, room: int):
+        self.room = room
+        self.prompt = self.canvas = room + 2
 
     def sample(self, random: random.Random) -> tuple[str, str]:
-        """Lines of 2 to 10 numbers, in all 20 to 62 characters."""
-        room = random.randint(20, ROOM)
+        """Lines of 2 to 10 numbers."""
+        room = random.randint(20, self.room)
         lines: list[str] = []
         while True:
             total = random.randint(0, 9)
@@ -39,7 +43,7 @@ class Chains(Task):
             line += ";"
             if lines and sum(map(len, lines)) + len(line) > room:
                 question = "".join(lines)
-                return question.ljust(ROOM, ".") + "=", solve(question)
+                return question.ljust(self.room, ".") + "=", solve(question)
             lines.append(line)
 
     def judge(self, question: str, answer: str) -> bool:
@@ -58,9 +62,11 @@ def solve(question: str) -> str:
     return "".join(out)
 
 
-TASK = Chains()
+TASK, LONG = Chains(62), Chains(126)
 RECIPES = {
     "chains-diffusion": Recipe("chains-diffusion", TASK, dict(attention="full"), steps=1500, batch=16),
     "chains-block": Recipe("chains-block", TASK, dict(attention="block", block_size=16), steps=600, batch=12),
     "chains-ar": Recipe("chains-ar", TASK, dict(attention="causal"), steps=600, batch=16, learning_rate=4e-3),
+    "chains-long-ar": Recipe("chains-long-ar", LONG, dict(attention="causal"), steps=500, batch=8, learning_rate=3e-3),
+    "chains-long-diffusion": Recipe("chains-long-diffusion", LONG, dict(attention="full"), steps=1500, batch=8),
 }
