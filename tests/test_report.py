@@ -137,10 +137,10 @@ def test_hostile_text_stays_text() -> None:
         output["prompt"] = output["strategy"] = output["guarantee"] = HOSTILE
         for answer in output["outputs"]:
             answer["text"] = answer["finish_reason"] = HOSTILE
-            answer["alternatives"] = [{"token_ids": [1], "text": HOSTILE, "score": 1.0}]
             answer["notes"] = [{"label": HOSTILE, "place": 1, "tokens": [[1, 0.5, HOSTILE]]}]
             for origin in answer["origins"]:
                 origin["text"] = HOSTILE
+        output["outputs"].append({"index": 1, "token_ids": [1], "text": HOSTILE, "score": 1.0, "beside": 0})
     page = report.render(report.load(json.dumps(run)))
     page.encode("utf-8")
     parsed = Page(page)

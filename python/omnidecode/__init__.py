@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from . import strategies
 from ._companion import companion, companions
-from ._core import Array, Outcome, Plan, Row, Sequence, Tree, __version__, gather
+from ._core import Array, Candidate, Canvas, Outcome, Plan, Row, Sequence, Tree, View, __version__, gather
+from ._judge import judge
 from ._strategy import Strategy, registry, strategy
+from .denoising import Unmasker, unmasker
+from .drafting import Drafter, drafter
 from .errors import (
     Cancelled,
     Closed,
@@ -33,9 +36,12 @@ __all__ = [
     "LLM",
     "Array",
     "Cancelled",
+    "Candidate",
+    "Canvas",
     "Closed",
     "CompletionOutput",
     "Delta",
+    "Drafter",
     "Logprob",
     "ModelError",
     "OmnidecodeError",
@@ -50,12 +56,17 @@ __all__ = [
     "Strategy",
     "StrategyError",
     "Tree",
+    "Unmasker",
     "Usage",
+    "View",
     "__version__",
     "companion",
     "companions",
+    "drafter",
     "gather",
+    "judge",
     "registry",
     "strategy",
+    "unmasker",
 ]
 __all__ += strategies.__all__

@@ -17,6 +17,8 @@ from importlib import resources
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from . import _tables
+
 if TYPE_CHECKING:
     from .report import Answer, Bench, Reply, Run, Token
 
@@ -36,7 +38,10 @@ def page(run: Run, version: str) -> str:
     files = resources.files(__package__)
     script = files.joinpath("report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    if run.bench is not None:
+    if run.tables is not None:
+        title, body = text(run.tables.title), _tables.html(run.tables, text, _table)
+        subtitle = text(run.tables.heading)
+    elif run.bench is not None:
         title, body = "Strategies against plain decoding", _bench(run.bench)
         subtitle = text(run.bench.heading)
     else:
@@ -147,6 +152,8 @@ def _article(reply: Reply, answer: Answer, number: int, seconds: float | None) -
         facts.append(("Time", f"{seconds:.2f} s", f"{answer.length / seconds:,.1f} tokens/s"))
     if usage.prompt_tokens:
         facts.append(("Prompt", f"{usage.prompt_tokens:,}", f"tokens, {usage.cached_tokens:,} of them cached"))
+    if answer.score is not None:
+        facts.append(("Score", f"{answer.score:.4g}", "on the strategy's own scale"))
     facts.append(("Ended by", text(answer.finish_reason or "nothing yet"), ""))
     parts = [f'<article id="answer-{number}" aria-label="Answer {number}">', _cards(facts)]
     if answer.tokens is None:

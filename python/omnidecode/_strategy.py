@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import warnings
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from . import _core
 from .errors import RequestError
 
-__all__ = ["BUILT_IN", "ENTRY_POINTS", "Strategy", "registry", "resolve", "strategy"]
+__all__ = ["BUILT_IN", "ENTRY_POINTS", "Strategy", "register", "registry", "resolve", "strategy"]
 
 ENTRY_POINTS = "omnidecode.strategies"
 
@@ -126,8 +127,6 @@ _CLASSES: dict[str, type[Strategy]] = {
 #: The engine's own strategies; their names cannot be taken.
 BUILT_IN: Mapping[str, type[Strategy]] = dict(_CLASSES)
 
-_PLUGINS_LOADED = False
-
 
 def registry() -> list[dict[str, Any]]:
     """What is known of every strategy: the engine's own, those of installed packages, and those registered here.
@@ -135,7 +134,12 @@ def registry() -> list[dict[str, Any]]:
     Each entry has ``name``, ``guarantee``, ``needs``, ``parameters`` (each with ``name``, ``type``, ``range``,
     ``default``, ``doc``), ``summary`` and ``source``.
     """
-    _load_plugins()
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        if entry.name not in _CLASSES:
+            try:
+                _load(entry)
+            except Exception as error:  # one broken package does not take the others away
+                warnings.warn(f"strategy {entry.name} of {entry.value} cannot be loaded: {error!r}", stacklevel=2)
     return [cls.spec for cls in _CLASSES.values()]
 
 
@@ -158,7 +162,11 @@ def resolve(given: str | Mapping[str, Any] | Strategy | None) -> Strategy:
     else:
         raise RequestError(f"strategy: expected a name, a dictionary or a strategy object, found {given!r}")
     if name not in _CLASSES:
-        _load_plugins()
+        for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
+            try:
+                _load(entry)
+            except Exception as error:
+                raise RequestError(f"strategy {name}: {entry.value} cannot be loaded: {error!r}") from error
     if name not in _CLASSES:
         raise RequestError(f"strategy: expected one of {', '.join(sorted(_CLASSES))}; found {name!r}")
     try:
@@ -167,37 +175,67 @@ def resolve(given: str | Mapping[str, Any] | Strategy | None) -> Strategy:
         raise RequestError(str(error)) from None
 
 
-def strategy(name: str, *, guarantee: str = "approximate", source: str = "user") -> Callable[[_D], type[Strategy]]:
+def strategy(
+    name: str,
+    *,
+    guarantee: str = "approximate",
+    source: str = "user",
+    needs: Sequence[str] = (),
+    judged: bool = False,
+) -> Callable[[_D], type[Strategy]]:
     """Register a strategy written in Python; a decorator for ``async def decode(seq, *, parameter=default)``.
 
     The decorated function becomes a :class:`Strategy` class, usable as an object and by name. ``guarantee`` is the
-    author's promise and is reported as given. Keyword-only arguments with defaults are its parameters; their types
+    author's promise and is reported as given; :func:`omnidecode.testing.check_laws` holds the strategy to it. ``needs``:
+    roles of the models that it calls by ``seq.sibling(role)``, for ``LLM(beside={role: path})``. ``judged``: whether it asks
+    the request's judge, by ``seq.judge(branches)``; others refuse one. Keyword-only arguments with defaults are its parameters; their types
     (``bool``, ``int``, ``float``, ``str``) come from annotations, or else from the defaults.
 
     Raises :class:`~omnidecode.RequestError` for a name that is taken by the engine, and for anything but an async
     function of one sequence.
     """
+    _free(name, guarantee)
+
+    def add(decode: _D) -> type[Strategy]:
+        if not inspect.iscoroutinefunction(decode):
+            raise RequestError(f"strategy: expected an `async def` function, found {decode!r}")
+        return register(name, decode, guarantee=guarantee, source=source, needs=needs, judged=judged)
+
+    return add
+
+
+def register(
+    name: str,
+    decode: Decode,
+    *,
+    like: Callable[..., Any] | None = None,
+    guarantee: str = "approximate",
+    source: str = "user",
+    needs: Sequence[str] = (),
+    judged: bool = False,
+) -> type[Strategy]:
+    """The class of a strategy in Python, known by its name from now on. Its parameters are those of ``like``, a function or
+    class, or of ``decode`` itself."""
+    _free(name, guarantee)
+    spec = {
+        "name": name,
+        "guarantee": guarantee,
+        "needs": list(needs),
+        "judged": judged,
+        "parameters": _parameters(name, decode if like is None else like),
+        "summary": inspect.cleandoc(decode.__doc__ or "").split("\n\n")[0].replace("\n", " "),
+        "source": source,
+    }
+    cls = _make(spec, decode, getattr(decode, "__module__", __name__))
+    _CLASSES[name] = cls
+    return cls
+
+
+def _free(name: str, guarantee: str) -> None:
     if guarantee not in ("exact", "distribution", "approximate"):
         raise RequestError(f"guarantee: expected 'exact', 'distribution' or 'approximate', found {guarantee!r}")
     if name in BUILT_IN:
         raise RequestError(f"strategy: {name!r} is the engine's own; choose another name")
-
-    def register(decode: _D) -> type[Strategy]:
-        if not inspect.iscoroutinefunction(decode):
-            raise RequestError(f"strategy: expected an `async def` function, found {decode!r}")
-        spec = {
-            "name": name,
-            "guarantee": guarantee,
-            "needs": [],
-            "parameters": _parameters(name, decode),
-            "summary": inspect.cleandoc(decode.__doc__ or "").split("\n\n")[0].replace("\n", " "),
-            "source": source,
-        }
-        cls = _make(spec, decode, getattr(decode, "__module__", __name__))
-        _CLASSES[name] = cls
-        return cls
-
-    return register
 
 
 def _check(owner: str, parameter: dict[str, Any], value: object) -> None:
@@ -215,8 +253,12 @@ def _check(owner: str, parameter: dict[str, Any], value: object) -> None:
 _TYPES: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
-def _parameters(name: str, decode: Decode) -> list[dict[str, Any]]:
-    signature = inspect.signature(decode, eval_str=True)
+def _parameters(name: str, of: Callable[..., Any]) -> list[dict[str, Any]]:
+    if of is object.__init__:
+        return []
+    if isinstance(of, type):
+        return _parameters(name, of.__init__)
+    signature = inspect.signature(of, eval_str=True)
     listed = list(signature.parameters.values())
     first, rest = listed[0] if listed else None, listed[1:]
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
@@ -238,18 +280,23 @@ def _parameters(name: str, decode: Decode) -> list[dict[str, Any]]:
     return found
 
 
-def _load_plugins() -> None:
-    """Import what installed packages offer under the entry-point group ``omnidecode.strategies``.
+def _load(entry: metadata.EntryPoint) -> None:
+    """Import what an installed package offers under the entry-point group ``omnidecode.strategies``.
 
-    An entry point names a strategy class, or an async function that is then registered under the entry's name.
+    An entry point names a strategy class under its own name, or an async function, a ``Drafter`` or an ``Unmasker`` that is
+    then registered under the entry's.
     """
-    global _PLUGINS_LOADED
-    if _PLUGINS_LOADED:
-        return
-    _PLUGINS_LOADED = True
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
-        if entry.name in _CLASSES:
-            continue
-        loaded = entry.load()
-        if inspect.iscoroutinefunction(loaded):
-            strategy(entry.name, source=entry.value)(loaded)
+    from .denoising import Unmasker, unmasker
+    from .drafting import Drafter, drafter
+
+    loaded = entry.load()
+    if inspect.iscoroutinefunction(loaded):
+        strategy(entry.name, source=entry.value)(loaded)
+    elif isinstance(loaded, type) and issubclass(loaded, Drafter):
+        drafter(entry.name, source=entry.value)(loaded)
+    elif isinstance(loaded, type) and issubclass(loaded, Unmasker):
+        unmasker(entry.name, source=entry.value)(loaded)
+    elif not (isinstance(loaded, type) and issubclass(loaded, Strategy) and loaded.spec["name"] == entry.name):
+        raise RequestError(
+            f"expected a strategy named {entry.name}, an async function, a Drafter or an Unmasker; found {loaded!r}"
+        )

@@ -104,6 +104,7 @@ def bench(
     rounds: int = 3,
     chat: bool = True,
     companions: Sequence[Any] = (),
+    judge: Any = None,
 ) -> Report:
     """Run every strategy over all prompts, one request at a time, ``rounds`` times, alternating with plain decoding.
 
@@ -124,9 +125,11 @@ def bench(
         for turn in range(rounds):
             for at, (strategy, row) in enumerate(zip(chosen, rows, strict=True)):
                 start = time.perf_counter()
-                outputs = [run(item, sampling, strategy=strategy, companions=companions)[0] for item in asked]
+                by = judge if strategy.spec.get("judged") else None
+                outputs = [run(item, sampling, strategy=strategy, companions=companions, judge=by)[0] for item in asked]
                 row.seconds.append(time.perf_counter() - start)
-                ids = [list(one.token_ids) for output in outputs for one in output.outputs]
+                answers = (one for output in outputs for one in output.outputs if one.beside is None)
+                ids = [list(one.token_ids) for one in answers]
                 row.tokens = sum(map(len, ids))
                 row.forwards = sum(output.usage.forwards for output in outputs)
                 if at == 0:

@@ -118,11 +118,12 @@ def _print_json(value: Any) -> None:
 
 
 def _facts(output: RequestOutput) -> str:
-    tokens = sum(len(one.token_ids) for one in output.outputs)
+    answers = [one for one in output.outputs if one.beside is None]
+    tokens = sum(len(one.token_ids) for one in answers)
     usage = output.usage
     return (
         f"[{output.strategy}, {output.guarantee}: {tokens} tokens, {usage.forwards} forwards, "
-        f"{tokens / max(usage.forwards, 1):.2f} tokens per forward, {', '.join(str(o.finish_reason) for o in output.outputs)}]"
+        f"{tokens / max(usage.forwards, 1):.2f} tokens per forward, {', '.join(str(o.finish_reason) for o in answers)}]"
     )
 
 
@@ -136,7 +137,9 @@ def _generate(options: argparse.Namespace) -> int:
         sampling = read_sampling(options, llm)
         asked: list[Any] = [[{"role": "user", "content": p}] if options.chat else p for p in prompts]
         if len(asked) == 1 and sampling.n == 1 and not options.json:
-            with llm.stream(asked[0], sampling, strategy=strategy, companions=read_companions(options)) as stream:
+            with llm.stream(
+                asked[0], sampling, strategy=strategy, companions=read_companions(options), judge=options.judge
+            ) as stream:
                 for delta in stream:
                     print(delta.text, end="", flush=True)
                 print()
@@ -144,10 +147,17 @@ def _generate(options: argparse.Namespace) -> int:
             return 0
         with Progress("prompts") as progress:
             if options.chat:
-                outputs = llm.chat(asked, sampling, strategy=strategy, companions=read_companions(options))
+                outputs = llm.chat(
+                    asked, sampling, strategy=strategy, companions=read_companions(options), judge=options.judge
+                )
             else:
                 outputs = llm.generate(
-                    asked, sampling, strategy=strategy, companions=read_companions(options), progress=progress
+                    asked,
+                    sampling,
+                    strategy=strategy,
+                    companions=read_companions(options),
+                    judge=options.judge,
+                    progress=progress,
                 )
         if options.json:
             _print_json([output.to_dict() for output in outputs])
@@ -182,7 +192,9 @@ def _chat(options: argparse.Namespace) -> int:
             if not line.strip():
                 continue
             messages.append({"role": "user", "content": line.rstrip("\n")})
-            stream = llm.stream(messages, sampling, strategy=strategy, companions=read_companions(options))
+            stream = llm.stream(
+                messages, sampling, strategy=strategy, companions=read_companions(options), judge=options.judge
+            )
             try:
                 for delta in stream:
                     if not options.json:
@@ -224,6 +236,7 @@ def _bench(options: argparse.Namespace) -> int:
             rounds=options.rounds,
             chat=not options.completion,
             companions=read_companions(options),
+            judge=options.judge,
         )
     if options.json:
         _print_json(report.to_dict())

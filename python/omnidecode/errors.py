@@ -30,7 +30,12 @@ class OutOfPages(OmnidecodeError, MemoryError):
 
 
 class StrategyError(OmnidecodeError, RuntimeError):
-    """A strategy failed while it ran. For a strategy written in Python, ``__cause__`` is what it raised."""
+    """A strategy, a judge or a logits processor failed while it ran.
+
+    When it is written in Python, ``__cause__`` is what it raised, and ``traceback`` the text of its traceback.
+    """
+
+    traceback: str = ""
 
 
 class Cancelled(OmnidecodeError, RuntimeError):

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from . import _core
 from ._companion import LogitsProcessor, resolve_companion
-from ._strategy import Strategy, resolve
+from ._judge import Judge, resolve_judge
+from ._strategy import Strategy, registry, resolve
 from .errors import ModelError, RequestError
 from .hub import locate
 from .outputs import RequestOutput
@@ -26,6 +27,7 @@ Prompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
 Message: TypeAlias = Mapping[str, Any]
 StrategyLike: TypeAlias = str | Mapping[str, Any] | Strategy | None
 CompanionLike: TypeAlias = str | Mapping[str, Any] | LogitsProcessor
+JudgeLike: TypeAlias = str | Judge | None
 
 
 class LLM:
@@ -33,7 +35,9 @@ class LLM:
 
     ``model``: a folder with safetensors, a GGUF file, or a hub name (``"org/name"``, ``"org/name/file.gguf"``; needs
     ``omnidecode[hub]`` unless it is in the cache); ``None`` opens the embedded default. ``draft``: a second model with
-    the same vocabulary, for strategies that need one. ``device``: ``"cpu"``. ``threads``: worker threads, by default
+    the same vocabulary, for strategies that need one. ``beside``: further models of that vocabulary by the role that
+    strategies ask for, ``{"expert": ..., "adapter": ..., "value": ..., "judge": ...}``; ``draft=`` is short for the role
+    ``"draft"``. ``device``: ``"cpu"``. ``threads``: worker threads, by default
     ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that this process may use. ``context``: longest sequence in
     tokens, by default the model's. ``kv_tokens``: positions of key/value cache, shared by all requests.
     ``kv_dtype``: ``"f32"``, ``"f16"``, or ``"auto"``: f32 for a model in f32, else f16.
@@ -51,6 +55,7 @@ class LLM:
         model: str | os.PathLike[str] | None = None,
         *,
         draft: str | os.PathLike[str] | None = None,
+        beside: Mapping[str, str | os.PathLike[str]] | None = None,
         device: str = "cpu",
         threads: int | None = None,
         context: int | None = None,
@@ -81,10 +86,11 @@ class LLM:
             "local_files_only": local_files_only,
         }
         self.path = locate(model, **hub)
-        drafter = None if draft is None else str(locate(draft, **hub))
+        #: Models beside the main one, by role.
+        self.beside = {role: locate(path, **hub) for role, path in _roles(draft, beside).items()}
         self._engine = _core.Engine(
             str(self.path),
-            draft=drafter,
+            beside=[(role, str(path)) for role, path in self.beside.items()],
             threads=threads,
             context=context,
             kv_tokens=kv_tokens,
@@ -103,6 +109,7 @@ class LLM:
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
         companions: Sequence[CompanionLike] = (),
+        judge: JudgeLike | Sequence[JudgeLike] = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[RequestOutput]:
         """Decode one or many prompts, all in one batch; the answers come in the order of the prompts.
@@ -112,13 +119,15 @@ class LLM:
         vLLM's defaults where there is none. ``strategy``: a name, dictionary or object, one for all or one per prompt.
         ``companions``: what bends the law of all these requests, in order: names, ``{"name": ..., parameter: ...}``, or
         logits processors ``f(token_ids, logits)``.
+        ``judge``: who scores the texts that a search finds, ``f(candidates)`` or a registered name, one for all or one per
+        prompt; a strategy that asks no judge refuses it.
         ``progress(finished, total)`` is called after each prompt.
 
         Raises :class:`RequestError` before anything runs if one of the requests is impossible. When a request fails
         while it runs, the others go on; then the first error is raised, and its ``outputs`` holds for each prompt its
         :class:`RequestOutput` or its error.
         """
-        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, companions)
+        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, companions, judge)
         return gather_blocking(self._engine, jobs, progress)
 
     async def agenerate(
@@ -128,9 +137,10 @@ class LLM:
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
         companions: Sequence[CompanionLike] = (),
+        judge: JudgeLike | Sequence[JudgeLike] = None,
     ) -> list[RequestOutput]:
         """:meth:`generate` for asyncio. Cancelling the task cancels its requests."""
-        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, companions)
+        jobs = self._jobs(self._prompts(prompts), sampling_params, strategy, companions, judge)
         return await gather_async(self._engine, jobs)
 
     def chat(
@@ -140,6 +150,7 @@ class LLM:
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
         companions: Sequence[CompanionLike] = (),
+        judge: JudgeLike | Sequence[JudgeLike] = None,
         **template: Any,
     ) -> list[RequestOutput]:
         """:meth:`generate` for one conversation, or many, through the model's chat template.
@@ -148,7 +159,7 @@ class LLM:
         ``add_generation_prompt`` (default True), ``continue_final_message``, ``tools``, ``documents``, and any variable
         of the template (``enable_thinking=False``).
         """
-        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, companions)
+        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, companions, judge)
         return gather_blocking(self._engine, jobs, None)
 
     async def achat(
@@ -158,10 +169,11 @@ class LLM:
         *,
         strategy: StrategyLike | Sequence[StrategyLike] = None,
         companions: Sequence[CompanionLike] = (),
+        judge: JudgeLike | Sequence[JudgeLike] = None,
         **template: Any,
     ) -> list[RequestOutput]:
         """:meth:`chat` for asyncio."""
-        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, companions)
+        jobs = self._jobs(self._conversations(messages, template), sampling_params, strategy, companions, judge)
         return await gather_async(self._engine, jobs)
 
     def stream(
@@ -171,6 +183,7 @@ class LLM:
         *,
         strategy: StrategyLike = None,
         companions: Sequence[CompanionLike] = (),
+        judge: JudgeLike = None,
         **template: Any,
     ) -> TextStream:
         """Decode one prompt (or one conversation), giving each :class:`Delta` as it is committed::
@@ -181,7 +194,7 @@ class LLM:
         The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
         or leaving its ``with`` block, cancels the request.
         """
-        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions)
+        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions, judge)
         return TextStream(self._engine, job)
 
     def astream(
@@ -191,10 +204,11 @@ class LLM:
         *,
         strategy: StrategyLike = None,
         companions: Sequence[CompanionLike] = (),
+        judge: JudgeLike = None,
         **template: Any,
     ) -> AsyncTextStream:
         """:meth:`stream` for asyncio: ``async for delta in llm.astream(prompt)``."""
-        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions)
+        (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions, judge)
         return AsyncTextStream(self._engine, job)
 
     # Reading the model
@@ -229,6 +243,12 @@ class LLM:
         """The model's facts: sizes, special tokens, parameters, bytes of weights that a row reads, context."""
         card: dict[str, Any] = json.loads(self._engine.card())
         return card
+
+    def stats(self) -> dict[str, Any]:
+        """What the engine did since it started (``forwards``, ``rows``, ``steps``, seconds in networks and in turns), and what
+        it holds now: ``running`` and ``waiting`` requests, ``pages_used`` by sequences, ``tail_used`` rows in flight."""
+        stats: dict[str, Any] = json.loads(self._engine.stats())
+        return stats
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What ``sampling_params=None`` means for this model."""
@@ -313,28 +333,50 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None,
         strategy: StrategyLike | Sequence[StrategyLike],
         companions: Sequence[CompanionLike],
+        judge: JudgeLike | Sequence[JudgeLike] = None,
     ) -> list[Job]:
         if params is None:
             params = self.get_default_sampling_params()
         each_params = _spread("sampling_params", params, SamplingParams, len(prompts))
-        if isinstance(strategy, (list, tuple)):
-            each_strategy = [resolve(item) for item in strategy]
-            if len(each_strategy) != len(prompts):
-                raise RequestError(
-                    f"strategy: expected one or {len(prompts)} (one per prompt), found {len(each_strategy)}"
-                )
-        else:
-            each_strategy = [resolve(strategy)] * len(prompts)  # type: ignore[arg-type]
+        each_strategy: list[Strategy] = _each("strategy", resolve, strategy, len(prompts))
+        each_judge: list[Judge | None] = _each("judge", resolve_judge, judge, len(prompts))
         if isinstance(companions, (str, Mapping)):
             raise RequestError(f"companions: expected a list, found {companions!r}; put it in a list")
         rides = [resolve_companion(item) for item in companions]
         jobs = []
-        for (text, ids), sampling, chosen in zip(prompts, each_params, each_strategy, strict=True):
+        for (text, ids), sampling, chosen, by in zip(prompts, each_params, each_strategy, each_judge, strict=True):
             seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, rides)
+            job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, rides, by)
             job.check(self._engine)
             jobs.append(job)
         return jobs
+
+
+def _roles(
+    draft: str | os.PathLike[str] | None, beside: Mapping[str, str | os.PathLike[str]] | None
+) -> dict[str, str | os.PathLike[str]]:
+    """Models beside the main one, by role; a role that no strategy asks for is an error."""
+    given = dict(beside or {})
+    known = dict(_core.roles())
+    facts = ("mask", "block")  # what strategies need of the main model
+    known.update({need: "" for spec in registry() for need in spec["needs"] if need not in facts})
+    for role in given:
+        if role not in known:
+            raise ModelError(f"beside: expected roles among {', '.join(known)}; found {role!r}")
+    if draft is not None:
+        if "draft" in given:
+            raise ModelError("draft: expected one draft model, found one here and one under beside['draft']")
+        given["draft"] = draft
+    return given
+
+
+def _each(name: str, resolve: Callable[[Any], Any], given: Any, count: int) -> list[Any]:
+    """What was given once for all, or in a list one for each prompt."""
+    if not isinstance(given, (list, tuple)):
+        return [resolve(given)] * count
+    if len(given) != count:
+        raise RequestError(f"{name}: expected one or {count} (one per prompt), found {len(given)}")
+    return [resolve(item) for item in given]
 
 
 def _spread(name: str, given: Any, kind: type, count: int) -> list[Any]:
@@ -342,9 +384,7 @@ def _spread(name: str, given: Any, kind: type, count: int) -> list[Any]:
         return [given] * count
     if not isinstance(given, (list, tuple)) or not all(isinstance(item, kind) for item in given):
         raise RequestError(f"{name}: expected {kind.__name__} or a list of them, found {given!r}")
-    if len(given) != count:
-        raise RequestError(f"{name}: expected one or {count} (one per prompt), found {len(given)}")
-    return list(given)
+    return _each(name, lambda item: item, given, count)
 
 
 def _ids(name: str, given: Any) -> list[int]:

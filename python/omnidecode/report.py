@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import _page
+from . import _page, _tables
 from ._core import __version__
 from .errors import RequestError
-from .outputs import Alternative, Note, RequestOutput, Usage
+from .outputs import Note, RequestOutput, Usage
 
 __all__ = ["Answer", "Bench", "Reply", "Run", "Token", "display", "framed", "load", "render", "save"]
 
@@ -40,6 +40,14 @@ class Token:
 
 
 @dataclass(slots=True)
+class Alternative:
+    """A text that was found beside an answer."""
+
+    text: str
+    score: float
+
+
+@dataclass(slots=True)
 class Answer:
     """One of the answers to a prompt. ``tokens`` is ``None`` where the run does not tell where they came from."""
 
@@ -48,6 +56,7 @@ class Answer:
     length: int
     usage: Usage
     finish_reason: str | None
+    score: float | None
     alternatives: list[Alternative]
     notes: list[Note]
 
@@ -72,12 +81,13 @@ class Bench:
 
 @dataclass(slots=True)
 class Run:
-    """Everything of a page: replies, or one benchmark."""
+    """Everything of a page: replies, or one benchmark, or tables."""
 
     replies: list[Reply]
     bench: Bench | None = None
     model: str | None = None
     seconds: float | None = None
+    tables: _tables.Tables | None = None
 
 
 Outputs = RequestOutput | Iterable[RequestOutput]
@@ -91,7 +101,7 @@ def save(outputs: Outputs, path: str | os.PathLike[str], *, seconds: float | Non
 
 def load(text: str) -> Run:
     """Read a run: what :func:`save` wrote, or what ``omnidecode generate``, ``chat`` or ``bench`` printed with
-    ``--json``. Raises :class:`RequestError` that says where it is none."""
+    ``--json``, or a page of tables, as the verbs ``calibrate`` and ``neurons`` print them. Raises :class:`RequestError` that says where it is none."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -141,12 +151,14 @@ def _run(value: Any) -> Run:
         value = {"outputs": value}
     elif isinstance(value, Mapping) and "token_ids" not in value and "prompt_token_ids" in value:
         value = {"outputs": [value]}
-    if not isinstance(value, Mapping) or not ("outputs" in value or "rows" in value):
+    if not isinstance(value, Mapping) or not ("outputs" in value or "rows" in value or "tables" in value):
         raise RequestError(
             "run: expected what `omnidecode generate --json`, `omnidecode bench --json` or `report.save` writes, "
             f"found {_kind(value)}"
         )
     seconds = _field(value, "seconds", (int, float), "run", None)
+    if "tables" in value:
+        return Run([], None, _field(value, "model", str, "run", None), seconds, _tables.read(value))
     if "rows" in value:
         return Run([], _bench(value), _field(value, "model", str, "run", None), seconds)
     replies = [_reply(output, where) for output, where in _each(value, "outputs", "run")]
@@ -156,11 +168,20 @@ def _run(value: Any) -> Run:
 
 
 def _reply(value: Any, where: str) -> Reply:
+    outputs = _each(value, "outputs", where)
+    beside = [(_field(answer, "beside", int, here, None), answer, here) for answer, here in outputs]
+    answers = [_answer(answer, here) for of, answer, here in beside if of is None]
+    for of, other, here in beside:
+        if of is not None:
+            if not 0 <= of < len(answers):
+                raise RequestError(f"{here}.beside: expected the index of an answer, found {of}")
+            score = _field(other, "score", (int, float), here)
+            answers[of].alternatives.append(Alternative(_field(other, "text", str, here), score))
     return Reply(
         prompt=_field(value, "prompt", str, where, None),
         strategy=_field(value, "strategy", str, where),
         guarantee=_field(value, "guarantee", str, where),
-        answers=[_answer(answer, here) for answer, here in _each(value, "outputs", where)],
+        answers=answers,
     )
 
 
@@ -197,12 +218,10 @@ def _answer(value: Any, where: str) -> Answer:
         text=_field(value, "text", str, where),
         tokens=tokens or None,
         length=len(ids),
-        usage=Usage(**{f.name: _field(usage, f.name, int, f"{where}.usage", 0) for f in fields(Usage)}),
+        usage=Usage(**{f.name: _field(usage, f.name, (int, float), f"{where}.usage", 0) for f in fields(Usage)}),
         finish_reason=_field(value, "finish_reason", str, where, None),
-        alternatives=[
-            Alternative([], _field(other, "text", str, here), _field(other, "score", (int, float), here))
-            for other, here in _each(value, "alternatives", where)
-        ],
+        score=_field(value, "score", (int, float), where, None),
+        alternatives=[],
         notes=[
             Note(_field(note, "label", str, here), _field(note, "place", int, here), _weights(note, here))
             for note, here in _each(value, "notes", where)

@@ -13,9 +13,10 @@ from typing import Any
 
 from . import _core
 from ._companion import Ride
+from ._judge import Judge
 from ._strategy import Strategy
 from .errors import OmnidecodeError
-from .outputs import Alternative, CompletionOutput, Delta, Logprob, Note, Origin, RequestOutput, Usage
+from .outputs import CompletionOutput, Delta, Logprob, Mark, Note, Origin, RequestOutput, Usage
 from .sampling import SamplingParams
 
 __all__ = ["AsyncTextStream", "Job", "TextStream", "gather_async", "gather_blocking"]
@@ -32,27 +33,38 @@ class Job:
     seed: int
     strategy: Strategy
     companions: list[Ride]
+    judge: Judge | None = None
+    #: Whether deltas carry the changes of a canvas.
+    watch: bool = False
     outputs: list[CompletionOutput] = field(default_factory=list)
+    #: Texts found beside the answers.
+    found: list[CompletionOutput] = field(default_factory=list)
 
-    def _arguments(self) -> tuple[Any, ...]:
+    @property
+    def name(self) -> str:
+        """The strategy's."""
+        return self.strategy.name
+
+    @property
+    def parameters(self) -> str:
+        """Those of a strategy of the registry, as JSON."""
+        return "{}" if self.function else json.dumps(self.strategy.parameters)
+
+    @property
+    def function(self) -> tuple[Any, dict[str, Any], str, bool] | None:
+        """A strategy in Python: function, keyword arguments, guarantee, whether it asks the judge."""
         decode = type(self.strategy).__wrapped__
-        return (
-            self.prompt_ids,
-            self.sampling,
-            self.seed,
-            self.strategy.name,
-            json.dumps(self.strategy.parameters) if decode is None else "{}",
-            None if decode is None else (decode, self.strategy.parameters, self.strategy.guarantee),
-            self.companions,
-        )
+        if decode is None:
+            return None
+        return decode, self.strategy.parameters, self.strategy.guarantee, bool(self.strategy.spec["judged"])
 
     def check(self, engine: _core.Engine) -> None:
         """Raise what can be known before anything runs."""
-        engine.check(*self._arguments())
+        engine.check(self)
 
     def start(self, engine: _core.Engine) -> _core.Ticket:
         """Hand it to the engine."""
-        ticket = engine.submit(*self._arguments())
+        ticket = engine.submit(self)
         self.outputs = [CompletionOutput(index, "", [], seed=seed) for index, seed in enumerate(ticket.seeds)]
         if self.sampling.logprobs is not None:
             for output in self.outputs:
@@ -74,20 +86,29 @@ class Job:
         output.token_ids += chunk.token_ids
         for (source, forward, depth, branch, confidence), text in zip(chunk.origins, chunk.pieces, strict=True):
             output.origins.append(Origin(source, forward, depth, branch, confidence, text))
-        output.alternatives += [Alternative(*found) for found in chunk.others]
+        for ids, words, score, reason, stop in chunk.others:
+            beside = CompletionOutput(0, words, ids, finish_reason=reason, stop_reason=stop, seed=output.seed)
+            beside.score, beside.beside = score, chunk.index
+            self.found.append(beside)
         output.notes += [Note(*found) for found in chunk.notes]
         output.finish_reason, output.stop_reason = chunk.finish_reason, chunk.stop_reason
         if chunk.usage is not None:
-            output.usage = Usage(**chunk.usage)
-        return Delta(chunk.index, chunk.text, chunk.token_ids, logprobs, output.finish_reason, output.stop_reason)
+            output.usage, output.score = Usage(**chunk.usage), chunk.score
+            output.usage.python_steps, output.usage.python_seconds = chunk.python or (0, 0.0)
+        marks = [Mark(*mark) for mark in chunk.marks]
+        ends = output.finish_reason, output.stop_reason
+        return Delta(chunk.index, chunk.text, chunk.token_ids, logprobs, *ends, marks)
 
     def result(self) -> RequestOutput:
         """What there is now."""
+        found = sorted(self.found, key=lambda output: output.beside or 0)  # stable: each answer's in their order
+        for index, output in enumerate(found, len(self.outputs)):
+            output.index = index
         return RequestOutput(
             request_id=self.id,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_ids,
-            outputs=self.outputs,
+            outputs=self.outputs + found,
             finished=bool(self.outputs) and all(output.finish_reason is not None for output in self.outputs),
             strategy=self.strategy.name,
             guarantee=self.strategy.guarantee,

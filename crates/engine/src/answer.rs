@@ -1,4 +1,5 @@
 //! What is sent of a request's answer, and when it ends.
+use crate::canvas::Mark;
 use crate::judge::Judge;
 use crate::plan::LATENT;
 use crate::processor::LogitsProcessor;
@@ -15,6 +16,8 @@ pub(crate) struct Rules {
     pub processors: Vec<Arc<dyn LogitsProcessor>>,
     pub text: Option<Arc<dyn Detokenizer>>,
     pub judge: Option<Arc<dyn Judge>>,
+    /// Whether the reader follows the canvas.
+    pub watch: bool,
     /// End-of-text tokens of the main model.
     pub eos: Vec<Token>,
     pub context: usize,
@@ -126,6 +129,7 @@ pub(crate) struct Output {
     /// Tokens sent or pending.
     pub tokens: usize,
     pub end: End,
+    pub score: Option<f64>,
     pub others: Vec<Alternative>,
     pub notes: Vec<Note>,
 }
@@ -139,6 +143,7 @@ impl Output {
             pending: Delta::default(),
             tokens: 0,
             end: End::default(),
+            score: None,
             others: Vec::new(),
             notes: Vec::new(),
         }
@@ -167,9 +172,14 @@ impl Output {
             self.end = end.clone();
         }
     }
+    /// A canvas changed.
+    pub fn mark(&mut self, mark: Mark) {
+        self.pending.marks.push(mark);
+    }
     /// Send what is pending.
     pub fn flush(&mut self) {
-        if !self.pending.tokens.is_empty() || !self.pending.text.is_empty() {
+        let Delta { tokens, text, marks, .. } = &self.pending;
+        if !tokens.is_empty() || !text.is_empty() || !marks.is_empty() {
             let delta = std::mem::take(&mut self.pending);
             self.outbox.send(Event::Delta(delta));
         }

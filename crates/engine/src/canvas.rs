@@ -65,8 +65,25 @@ impl Look {
 #[derive(Clone, Debug)]
 pub struct View {
     outcome: Outcome,
+    aim: Aim,
+}
+
+/// Which rows of a look speak of which places.
+#[derive(Clone, Debug)]
+pub struct Aim {
     run: Vec<usize>,
     shift: usize,
+}
+impl Aim {
+    /// The row that speaks of a place in a draft; `None` when that place was not run.
+    pub fn row(&self, draft: usize, place: usize) -> Option<usize> {
+        let row = self.run.binary_search(&place.saturating_sub(self.shift)).ok()?;
+        Some(draft * self.run.len() + row)
+    }
+    /// What a forward of the plan saw.
+    pub fn view(self, outcome: Outcome) -> View {
+        View { outcome, aim: self }
+    }
 }
 impl View {
     /// The prediction for a place.
@@ -81,9 +98,9 @@ impl View {
     /// # Panics
     /// When it was not read.
     pub fn draft(&self, draft: usize, place: usize) -> Seen<'_> {
-        match self.run.binary_search(&place.saturating_sub(self.shift)) {
-            Ok(row) => self.outcome.row(draft * self.run.len() + row),
-            Err(_) => panic!("place {place} was not read in this forward"),
+        match self.aim.row(draft, place) {
+            Some(row) => self.outcome.row(row),
+            None => panic!("place {place} was not read in this forward"),
         }
     }
 }
@@ -107,6 +124,14 @@ impl ProcessorState for Ban {
 /// A canvas. Dropping it forgets what was not settled.
 pub struct Canvas<'s> {
     seq: &'s mut Sequence,
+    sheet: Sheet,
+    /// Dropping it leaves everything as it is.
+    aside: bool,
+}
+
+/// What a canvas knows beside its sequence, put aside by [`Canvas::put_aside`] for [`Sequence::resume`].
+#[derive(Debug, Default)]
+pub struct Sheet {
     start: usize,
     settled: usize,
     mask: Token,
@@ -144,7 +169,19 @@ impl<'s> Canvas<'s> {
         });
         let start = places.start;
         let written = vec![None; fresh];
-        Ok(Canvas { seq, start, settled: committed, mask, written, first: committed, history: Vec::new(), ban })
+        let sheet = Sheet { start, settled: committed, mask, written, first: committed, history: Vec::new(), ban };
+        let canvas = Canvas { seq, sheet, aside: false };
+        canvas.tell_undecided(committed..places.end);
+        Ok(canvas)
+    }
+    pub(crate) fn resume(seq: &'s mut Sequence, sheet: Sheet) -> Self {
+        Canvas { seq, sheet, aside: false }
+    }
+    /// Leave the sequence as it is, to go on with [`Sequence::resume`]; until then nothing else may be done with it but to
+    /// run a plan of [`Canvas::prepare`].
+    pub fn put_aside(mut self) -> Sheet {
+        self.aside = true;
+        std::mem::take(&mut self.sheet)
     }
 
     /// The sequence, for what is known of it.
@@ -153,11 +190,11 @@ impl<'s> Canvas<'s> {
     }
     /// All places of the canvas.
     pub fn places(&self) -> Range<usize> {
-        self.start..self.seq.tokens.len()
+        self.sheet.start..self.seq.tokens.len()
     }
     /// Places that are not handed over yet.
     pub fn open_places(&self) -> Range<usize> {
-        self.settled..self.seq.tokens.len()
+        self.sheet.settled..self.seq.tokens.len()
     }
     /// What stands at a place.
     pub fn token(&self, place: usize) -> Token {
@@ -169,11 +206,11 @@ impl<'s> Canvas<'s> {
     }
     /// The mask token.
     pub fn mask_token(&self) -> Token {
-        self.mask
+        self.sheet.mask
     }
     /// Whether a place is undecided.
     pub fn is_masked(&self, place: usize) -> bool {
-        place >= self.settled && self.seq.tokens[place] == self.mask
+        place >= self.sheet.settled && self.seq.tokens[place] == self.sheet.mask
     }
     /// Undecided places of a window, ascending.
     pub fn masked(&self, window: Range<usize>) -> Vec<usize> {
@@ -181,13 +218,13 @@ impl<'s> Canvas<'s> {
     }
     /// Every change so far.
     pub fn history(&self) -> &[Mark] {
-        &self.history
+        &self.sheet.history
     }
 
     /// Tokens that are never chosen for this canvas from now on; the mask token never is.
     pub fn ban(&mut self, tokens: &[Token]) {
-        let ban = Ban(tokens.iter().copied().chain([self.mask]).collect());
-        let old = self.seq.with(|s| std::mem::replace(&mut s.states[self.ban], Box::new(ban)));
+        let ban = Ban(tokens.iter().copied().chain([self.sheet.mask]).collect());
+        let old = self.seq.with(|s| std::mem::replace(&mut s.states[self.sheet.ban], Box::new(ban)));
         drop(old);
     }
 
@@ -196,6 +233,14 @@ impl<'s> Canvas<'s> {
     /// # Errors
     /// As [`Sequence::forward`].
     pub async fn look(&mut self, look: Look) -> Result<View> {
+        let (plan, aim) = self.prepare(look)?;
+        Ok(aim.view(self.seq.forward(plan).await?))
+    }
+    /// The plan of a look, and what its rows speak of.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] for places outside of the canvas, and drafts or rows that do not fit.
+    pub fn prepare(&self, look: Look) -> Result<(Plan, Aim)> {
         let shift = self.seq.card().shift;
         let bad = |m: String| Err(Error::Plan(m));
         let Look { places, mask, refresh, read, about, keep, rows, drafts, noise } = look;
@@ -252,8 +297,7 @@ impl<'s> Canvas<'s> {
             noise,
             ..Plan::default()
         };
-        let outcome = self.seq.forward(plan).await?;
-        Ok(View { outcome, run, shift })
+        Ok((plan, Aim { run, shift }))
     }
 
     /// Decide a place.
@@ -261,7 +305,7 @@ impl<'s> Canvas<'s> {
     /// # Errors
     /// [`Error::Sequence`] for a settled place or the mask token, [`Error::UnknownToken`].
     pub fn commit(&mut self, place: usize, token: Token, confidence: f32) -> Result<()> {
-        if token == self.mask {
+        if token == self.sheet.mask {
             return Err(Error::Sequence(format!("the mask token cannot be committed at place {place}: use `remask`")));
         }
         let vocab = self.seq.card().vocab;
@@ -275,7 +319,7 @@ impl<'s> Canvas<'s> {
     /// # Errors
     /// [`Error::Sequence`] for a settled place.
     pub fn remask(&mut self, place: usize) -> Result<()> {
-        self.write(place, self.mask, 0.0)
+        self.write(place, self.sheet.mask, 0.0)
     }
     fn write(&mut self, place: usize, token: Token, confidence: f32) -> Result<()> {
         if !self.open_places().contains(&place) {
@@ -286,9 +330,22 @@ impl<'s> Canvas<'s> {
             s.meter.borrow().usage.forwards as u32
         });
         self.seq.tokens[place] = token;
-        self.written[place - self.first] = (token != self.mask).then_some((forward, confidence));
-        self.history.push(Mark { place, token, forward, confidence });
+        self.sheet.written[place - self.sheet.first] = (token != self.sheet.mask).then_some((forward, confidence));
+        let mark = Mark { place, token, forward, confidence };
+        self.sheet.history.push(mark);
+        self.tell(std::iter::once(mark));
         Ok(())
+    }
+    /// Tell a reader that watches.
+    fn tell(&self, marks: impl Iterator<Item = Mark>) {
+        if let Some(output) = self.seq.output.as_ref().filter(|_| self.seq.rules.watch) {
+            let mut output = output.borrow_mut();
+            marks.for_each(|mark| output.mark(mark));
+        }
+    }
+    fn tell_undecided(&self, places: Range<usize>) {
+        let forward = self.seq.with(|s| s.meter.borrow().usage.forwards as u32);
+        self.tell(places.map(|place| Mark { place, token: self.sheet.mask, forward, confidence: 0.0 }));
     }
     /// Decide every place from here to the end alike (end-of-text).
     ///
@@ -302,8 +359,8 @@ impl<'s> Canvas<'s> {
     /// # Errors
     /// [`Error::Sequence`] when settled places would go.
     pub fn truncate(&mut self, end: usize) -> Result<()> {
-        if end < self.settled {
-            return Err(Error::Sequence(format!("places up to {} are settled", self.settled)));
+        if end < self.sheet.settled {
+            return Err(Error::Sequence(format!("places up to {} are settled", self.sheet.settled)));
         }
         self.cut(end);
         Ok(())
@@ -311,7 +368,7 @@ impl<'s> Canvas<'s> {
     fn cut(&mut self, end: usize) {
         let key = self.seq.key;
         self.seq.tokens.truncate(end);
-        self.written.truncate(end.saturating_sub(self.first));
+        self.sheet.written.truncate(end.saturating_sub(self.sheet.first));
         let mut guard = self.seq.shared.borrow_mut();
         let inner = &mut *guard;
         let state = &mut inner.seqs[key];
@@ -327,10 +384,11 @@ impl<'s> Canvas<'s> {
         if end > self.seq.rules.context {
             return Err(Error::ContextFull { place: end - 1, context: self.seq.rules.context });
         }
-        let mask = self.mask;
+        let mask = self.sheet.mask;
         self.seq.tokens.resize(end, mask);
-        self.written.resize(end - self.first, None);
+        self.sheet.written.resize(end - self.sheet.first, None);
         self.seq.with(|s| s.tokens.resize(end, mask));
+        self.tell_undecided(end - count..end);
         Ok(())
     }
 
@@ -340,24 +398,24 @@ impl<'s> Canvas<'s> {
     /// # Errors
     /// [`Error::Sequence`] when one of the places is undecided.
     pub fn settle(&mut self, upto: usize) -> Result<bool> {
-        if let Some(&place) = self.masked(self.settled..upto.min(self.seq.tokens.len())).first() {
+        if let Some(&place) = self.masked(self.sheet.settled..upto.min(self.seq.tokens.len())).first() {
             return Err(Error::Sequence(format!("place {place} is undecided and cannot be settled")));
         }
-        let rest = self.seq.tokens.split_off(self.settled);
-        let ready = upto.saturating_sub(self.settled).min(rest.len());
+        let rest = self.seq.tokens.split_off(self.sheet.settled);
+        let ready = upto.saturating_sub(self.sheet.settled).min(rest.len());
         for &token in &rest[..ready] {
             if self.seq.finished() {
                 break;
             }
-            let written = self.written[self.settled - self.first];
+            let written = self.sheet.written[self.sheet.settled - self.sheet.first];
             let (forward, confidence) = (written.map_or(0, |w| w.0), written.map(|w| w.1));
             self.seq.commit(token, None, Origin { source: Source::Canvas, forward, confidence, ..Origin::default() });
             self.seq.with(|s| processor::advance(&mut s.states, token));
-            self.settled += 1;
+            self.sheet.settled += 1;
         }
         self.seq.publish();
         if self.seq.finished() {
-            self.cut(self.settled);
+            self.cut(self.sheet.settled);
             return Ok(false);
         }
         self.seq.tokens.extend_from_slice(&rest[ready..]);
@@ -367,10 +425,13 @@ impl<'s> Canvas<'s> {
 
 impl Drop for Canvas<'_> {
     fn drop(&mut self) {
-        self.cut(self.settled);
+        if self.aside {
+            return;
+        }
+        self.cut(self.sheet.settled);
         let old = self.seq.with(|s| {
             s.floor = usize::MAX;
-            s.states.remove(self.ban)
+            s.states.remove(self.sheet.ban)
         });
         drop(old);
     }

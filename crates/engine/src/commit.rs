@@ -1,4 +1,5 @@
 //! What becomes of tokens: pushed, accepted from flight, appended, rolled back.
+use crate::answer::{End, Progress};
 use crate::error::{Error, Result};
 use crate::outcome::Seen;
 use crate::plan::{LATENT, Plan, Readout, Row};
@@ -194,10 +195,27 @@ impl Sequence {
         Plan::rows(vec![row.clone()], Default::default(), Readout::NOTHING).check(&self.card(), 0)?;
         self.append(row)
     }
-    /// Another text that was found, with its score: handed over with the end, in this order.
-    pub fn offer(&mut self, tokens: Vec<Token>, score: f64) {
+    /// Another text that was found, with its score: handed over with the end, in this order. It ends at the first stop
+    /// condition in it.
+    pub fn offer(&mut self, mut tokens: Vec<Token>, score: f64) {
+        let Some(output) = &self.output else { return };
+        let mut progress = Progress::default();
+        let end = (1..=tokens.len()).find(|&end| {
+            progress.judge(&self.rules, &tokens[..end], self.prompt, true);
+            progress.end.is_some()
+        });
+        tokens.truncate(end.unwrap_or(tokens.len()));
+        if let Some(text) = &mut progress.text {
+            text.finish();
+        }
+        let text = progress.text.as_ref().map(|text| text.as_str().to_owned()).unwrap_or_default();
+        let End { reason, stop: stop_reason } = progress.end.unwrap_or_default();
+        output.borrow_mut().others.push(Alternative { tokens, text, score, reason, stop_reason });
+    }
+    /// What the answer is worth on the strategy's own scale: handed over with the end.
+    pub fn rate(&mut self, score: f64) {
         if let Some(output) = &self.output {
-            output.borrow_mut().others.push(Alternative { tokens, score });
+            output.borrow_mut().score = Some(score);
         }
     }
     /// Something that was seen on the way and becomes no token, for reports: handed over with the end.

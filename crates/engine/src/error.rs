@@ -72,6 +72,14 @@ pub enum Error {
     /// A verb that does not fit the state of its sequence.
     #[error("{0}")]
     Sequence(String),
+    /// A judge for a strategy that asks none.
+    #[error(
+        "a judge was given, and the strategy `{strategy}` asks none: leave it out, or take a strategy that judges texts"
+    )]
+    UnaskedJudge {
+        /// Name of the strategy.
+        strategy: String,
+    },
     /// A role that no loaded model has.
     #[error("no model has the role {role:?}; there are {have:?}: load one when the engine starts")]
     NoModel {

@@ -7,7 +7,7 @@ use crate::inner::{Config, Inner, Meter, Model, Shared, TaskId};
 use crate::mailbox::Mailbox;
 use crate::plan::LATENT;
 use crate::processor::{LogitsProcessor, States};
-use crate::request::{Event, Finish, Guarantee, LocalFuture, Reason, Request, Submission};
+use crate::request::{Event, Finish, Guarantee, LocalFuture, Request, Submission};
 use crate::run::{Runner, message};
 use crate::sequence::{Opening, Sequence};
 use crate::shaping::{Shaper, Shaping};
@@ -219,7 +219,7 @@ impl Executor {
     fn open(&self, request: Request, meter: &Rc<RefCell<Meter>>, output: &Rc<RefCell<Output>>) -> Result<LocalFuture> {
         let card = self.shared.borrow().models[0].card.clone();
         let context = if card.context == 0 { usize::MAX } else { card.context };
-        let Request { prompt, strategy, sampling, mut processors, edits, text, salt, judge } = request;
+        let Request { prompt, strategy, sampling, mut processors, edits, text, salt, judge, watch } = request;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
@@ -235,10 +235,13 @@ impl Executor {
         let rows = vectors.values().cloned().collect();
         crate::Plan::rows(rows, Default::default(), crate::Readout::NOTHING).check(&card, 0)?;
         sampling.check(card.vocab, text.is_some())?;
+        if judge.is_some() && !strategy.judged {
+            return Err(Error::UnaskedJudge { strategy: strategy.name });
+        }
         if let Some(shaping) = Shaping::new(&sampling, &card.eos, card.vocab) {
             processors.insert(0, Arc::new(Shaper(shaping)) as Arc<dyn LogitsProcessor>);
         }
-        let rules = Rules { sampling, processors, text, judge, eos: card.eos.clone(), context };
+        let rules = Rules { sampling, processors, text, judge, watch, eos: card.eos.clone(), context };
         let opening = Opening { task: self.next, tokens: prompt.tokens, vectors, edits, salt, meter: meter.clone() };
         let seq = Sequence::open(&self.shared, opening, rules, output.clone());
         Ok((strategy.start)(seq))
@@ -290,21 +293,20 @@ impl Executor {
         let mut usage: Usage = meter.borrow().usage.clone();
         usage.generated = output.tokens;
         let end = std::mem::take(&mut output.end);
-        let others = std::mem::take(&mut output.others);
+        let (score, others) = (output.score, std::mem::take(&mut output.others));
         let notes = std::mem::take(&mut output.notes);
         output.outbox.send(match result {
-            Some(Ok(())) => {
-                Event::Done(Finish { reason: end.reason, stop_reason: end.stop, others, notes, usage, guarantee })
-            }
-            Some(Err(e)) => Event::Failed(e),
-            None => Event::Done(Finish {
-                reason: Reason::Abort,
-                stop_reason: None,
-                others: Vec::new(),
-                notes: Vec::new(),
+            Some(Ok(())) => Event::Done(Finish {
+                reason: end.reason,
+                stop_reason: end.stop,
+                score,
+                others,
+                notes,
                 usage,
                 guarantee,
             }),
+            Some(Err(e)) => Event::Failed(e),
+            None => Event::Done(Finish::abort(usage, guarantee)),
         });
     }
 
@@ -345,12 +347,5 @@ impl Executor {
 fn abort(sub: Submission) {
     let guarantee = sub.request.strategy.guarantee;
     let usage = Usage { prompt_tokens: sub.request.prompt.len(), ..Usage::default() };
-    sub.outbox.send(Event::Done(Finish {
-        reason: Reason::Abort,
-        stop_reason: None,
-        others: Vec::new(),
-        notes: Vec::new(),
-        usage,
-        guarantee,
-    }));
+    sub.outbox.send(Event::Done(Finish::abort(usage, guarantee)));
 }

@@ -48,7 +48,7 @@ pub mod testing;
 mod text;
 mod usage;
 
-pub use canvas::{Canvas, Look, Mark, View};
+pub use canvas::{Aim, Canvas, Look, Mark, Sheet, View};
 pub use cost::Cost;
 pub use engine::{Engine, NamedNetwork};
 pub use error::{Error, Result};

@@ -1,4 +1,5 @@
 //! The sendable side: what crosses the thread boundary, in and out.
+use crate::canvas::Mark;
 use crate::error::{Error, Result};
 use crate::judge::Judge;
 use crate::mailbox::Mailbox;
@@ -48,6 +49,8 @@ pub struct Strategy {
     pub name: String,
     /// What it claims.
     pub guarantee: Guarantee,
+    /// Whether it asks the judge that comes with its request; a judge beside a strategy that does not is refused.
+    pub judged: bool,
     /// Only the closure is `Send`; the future it makes stays on the engine thread.
     pub start: Box<dyn FnOnce(Sequence) -> LocalFuture + Send>,
 }
@@ -58,7 +61,12 @@ impl Strategy {
         F: FnOnce(Sequence) -> Fut + Send + 'static,
         Fut: Future<Output = Result<()>> + 'static,
     {
-        Strategy { name: name.into(), guarantee, start: Box::new(move |seq| Box::pin(start(seq))) }
+        Strategy { name: name.into(), guarantee, judged: false, start: Box::new(move |seq| Box::pin(start(seq))) }
+    }
+    /// Say whether it asks the judge that comes with its request.
+    #[must_use]
+    pub fn judged(self, judged: bool) -> Self {
+        Strategy { judged, ..self }
     }
 }
 impl std::fmt::Debug for Strategy {
@@ -116,6 +124,8 @@ pub struct Request {
     pub salt: Option<u64>,
     /// Says how good texts are, for searches that ask.
     pub judge: Option<Arc<dyn Judge>>,
+    /// Tell the changes of a canvas as they are made ([`Delta::marks`]).
+    pub watch: bool,
 }
 impl Request {
     /// A request without companions and text.
@@ -129,6 +139,7 @@ impl Request {
             text: None,
             salt: Some(0),
             judge: None,
+            watch: false,
         }
     }
 }
@@ -155,6 +166,8 @@ pub struct Delta {
     pub logprobs: Vec<TokenLogprob>,
     /// Where each token came from.
     pub origins: Vec<Origin>,
+    /// Changes of the canvas, in their order, where the request asks to watch it; unlike the rest they may be taken back.
+    pub marks: Vec<Mark>,
 }
 
 /// Why an answer ended.
@@ -178,13 +191,19 @@ pub enum StopReason {
     Text(String),
 }
 
-/// A text that was found beside the answer.
+/// A text that was found beside the answer, ended as an answer ends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alternative {
     /// Its tokens, after the prompt.
     pub tokens: Vec<Token>,
+    /// Their text; empty without a detokenizer.
+    pub text: String,
     /// Its score, of the strategy's own kind; more is better.
     pub score: f64,
+    /// Why it ended.
+    pub reason: Reason,
+    /// What stopped it.
+    pub stop_reason: Option<StopReason>,
 }
 
 /// What a strategy saw on its way, for reports: a reading that became no token of the answer.
@@ -201,6 +220,8 @@ pub struct Note {
 /// The end of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finish {
+    /// The answer's score, of the strategy's own kind, where it has one; more is better.
+    pub score: Option<f64>,
     /// Other texts that the strategy found, in its order.
     pub others: Vec<Alternative>,
     /// What it saw on its way.
@@ -213,6 +234,14 @@ pub struct Finish {
     pub usage: Usage,
     /// What it is worth.
     pub guarantee: Guarantee,
+}
+
+impl Finish {
+    /// The end of a request that was cancelled.
+    pub(crate) fn abort(usage: Usage, guarantee: Guarantee) -> Finish {
+        let (others, notes) = (Vec::new(), Vec::new());
+        Finish { score: None, others, notes, reason: Reason::Abort, stop_reason: None, usage, guarantee }
+    }
 }
 
 /// What a reader of an answer sees.

@@ -1,7 +1,7 @@
 //! Committed tokens and a page table on one model. Tokens not yet computed are *debt*: the next forward runs them
 //! first. Prefill, the pushed token, a draft model catching up and recovery from eviction are all the same debt.
 use crate::answer::{Output, Progress, Rules};
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Sheet};
 use crate::error::{Error, Result};
 use crate::inner::{Meter, ModelId, SeqState, Shared, TaskId, Ticket};
 use crate::outcome::Outcome;
@@ -269,6 +269,10 @@ impl Sequence {
     /// [`Error::Sequence`] when the model has no mask token or the places do not fit.
     pub fn canvas(&mut self, places: Range<usize>) -> Result<Canvas<'_>> {
         Canvas::open(self, places)
+    }
+    /// Go on with a canvas of this sequence that was put aside.
+    pub fn resume(&mut self, sheet: Sheet) -> Canvas<'_> {
+        Canvas::resume(self, sheet)
     }
 }
 

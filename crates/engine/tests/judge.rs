@@ -1,8 +1,8 @@
 //! A judge that rides along a request; text of branches; notes and other texts.
 use omnidecode_engine::testing::{Bench, networks};
 use omnidecode_engine::{
-    Answer, Candidate, Config, Detokenizer, Error, Guarantee, Judge, Readout, Request, Result, Sampling, Sequence,
-    Strategy, TextStream, Token,
+    Answer, Candidate, Config, Detokenizer, Error, Guarantee, Judge, Readout, Reason, Request, Result, Sampling,
+    Sequence, Strategy, TextStream, Token,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -86,12 +86,16 @@ fn branches_have_text_and_know_what_was_read() {
         let told = fork.generated().strip_suffix(&[0]).unwrap_or(fork.generated());
         let told = letters(told);
         assert_eq!(fork.text(), told + ".", "the end of text has none");
-        seq.offer(vec![7, 8], 0.5);
+        seq.offer(vec![7, 8, 0, 9], 0.5);
+        seq.rate(0.75);
         seq.note("thought", 3, vec![(9, 0.25)]);
         seq.adopt(fork)
     });
     let end = answer.end.expect("ended");
     assert_eq!((end.others[0].score, end.notes[0].label, end.notes[0].place), (0.5, "thought", 3));
+    let other = &end.others[0];
+    assert_eq!((&other.tokens[..], other.reason), (&[7, 8, 0][..], Reason::Stop), "it ends where an answer would");
+    assert_eq!((other.text.as_str(), end.score), (format!("{}.", letters(&[7, 8])).as_str(), Some(0.75)));
     assert!(answer.delta.logprobs.iter().all(|l| l.logprob.is_some()), "the first token was read by the parent");
 }
 

@@ -34,7 +34,8 @@ impl Builder {
     pub fn draft(self, path: impl AsRef<Path>) -> Self {
         self.beside("draft", path)
     }
-    /// A further model with the same vocabulary, under the role that a strategy asks for (`draft`, `expert`, `adapter`).
+    /// A further model with the same vocabulary, under the role that a strategy asks for: one of
+    /// [`ROLES`](omnidecode_strategies::ROLES), or what a strategy of your own calls it.
     /// An adapter, whose configuration names the layer it was trained behind, takes the head of this model.
     pub fn beside(mut self, role: impl Into<String>, path: impl AsRef<Path>) -> Self {
         self.others.push((role.into(), path.as_ref().to_path_buf()));
@@ -75,7 +76,8 @@ impl Builder {
                 None => Decoder::load(&weights, &options)?,
             };
             if other.card().vocab != main.card().vocab {
-                return Err(Error::Vocabulary { expected: main.card().vocab, found: other.card().vocab });
+                let (role, expected, found) = (role.clone(), main.card().vocab, other.card().vocab);
+                return Err(Error::Vocabulary { role, expected, found });
             }
             others.push((role, other));
         }

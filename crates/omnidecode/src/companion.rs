@@ -1,8 +1,8 @@
-//! Companions of the registry: what bends the model or its law beside any strategy.
+//! What rides along a request: companions of the registry, which bend the model or its law, and judges.
 use crate::error::Result;
 use crate::llm::Llm;
 use omnidecode_core::Token;
-use omnidecode_engine::Request;
+use omnidecode_engine::{Error as EngineError, Judge, Request};
 use omnidecode_models::tokenizer::Tokenizer;
 use omnidecode_strategies::companions::{self, Context, Vocabulary};
 use omnidecode_strategies::params::Options;
@@ -41,5 +41,16 @@ impl Llm {
     pub fn attach(&self, request: &mut Request, name: &str, options: &Options, prompt: &[Token]) -> Result<()> {
         let to = Context { card: self.card(), prompt, vocabulary: Some(self.vocabulary().clone()) };
         Ok(companions::attach(name, options, &to, request)?)
+    }
+    /// Let a judge score the texts that the request's strategy finds.
+    ///
+    /// # Errors
+    /// [`Error::Engine`](crate::Error::Engine) when the strategy asks no judge.
+    pub fn attach_judge(&self, request: &mut Request, judge: Arc<dyn Judge>) -> Result<()> {
+        if !request.strategy.judged {
+            return Err(EngineError::UnaskedJudge { strategy: request.strategy.name.clone() }.into());
+        }
+        request.judge = Some(judge);
+        Ok(())
     }
 }

@@ -23,14 +23,16 @@ pub enum Error {
     /// A companion that is not registered, its parameters, or one that does not fit the model.
     #[error(transparent)]
     Companion(#[from] CompanionError),
-    /// A draft model with another vocabulary.
+    /// A model beside the main one with another vocabulary.
     #[error(
-        "the draft model has {found} tokens, the model {expected}: expected the same tokenizer; take a draft model of the same family"
+        "the model with the role `{role}` has {found} tokens, the main model {expected}: expected the same tokenizer; take a model of the same family"
     )]
     Vocabulary {
+        /// Its role.
+        role: String,
         /// Tokens of the model.
         expected: usize,
-        /// Tokens of the draft model.
+        /// Tokens of the model beside it.
         found: usize,
     },
     /// A context longer than the model's.

@@ -1,32 +1,17 @@
 //! Facts as JSON, for the faces that speak it: Python, the shell, HTTP.
 use crate::llm::Llm;
+use omnidecode_models::ModelCard;
 use omnidecode_models::decoder::{Tier, default_threads};
 use serde_json::{Map, Value, json};
 
 impl Llm {
-    /// The model card.
+    /// The model card, and whether there is a chat template.
     pub fn card_json(&self) -> Value {
-        let card = self.card();
-        json!({
-            "vocab": card.vocab,
-            "hidden": card.hidden,
-            "layers": card.layers,
-            "heads": card.heads,
-            "kv_heads": card.kv_heads,
-            "context": card.context,
-            "intermediate": card.intermediate,
-            "bos": card.bos,
-            "eos": card.eos,
-            "mask": card.mask,
-            "pad": card.pad,
-            "shift": card.shift,
-            "bidirectional": card.bidirectional,
-            "block": card.block,
-            "bytes": card.bytes,
-            "parameters": card.parameters,
-            "chat_template": self.template().is_some(),
-        })
+        let mut card = card_json(self.card());
+        card["chat_template"] = self.template().is_some().into();
+        card
     }
+
     /// The author's sampling defaults in transformers' names; `None` when nothing is said.
     pub fn generation_json(&self) -> Option<Value> {
         let config = self.generation_config();
@@ -64,6 +49,28 @@ impl Llm {
             "prefix_hits": stats.prefix_hits,
         })
     }
+}
+
+/// The facts of a model.
+pub fn card_json(card: &ModelCard) -> Value {
+    json!({
+        "vocab": card.vocab,
+        "hidden": card.hidden,
+        "layers": card.layers,
+        "heads": card.heads,
+        "kv_heads": card.kv_heads,
+        "context": card.context,
+        "intermediate": card.intermediate,
+        "bos": card.bos,
+        "eos": card.eos,
+        "mask": card.mask,
+        "pad": card.pad,
+        "shift": card.shift,
+        "bidirectional": card.bidirectional,
+        "block": card.block,
+        "bytes": card.bytes,
+        "parameters": card.parameters,
+    })
 }
 
 /// The processor features that the kernels use here, and the threads that they would use.

@@ -49,7 +49,7 @@ mod watermark;
 pub use builder::Builder;
 pub use chat::Message;
 pub use error::{Error, Result};
-pub use facts::{companions_json, machine_json, registry_json};
+pub use facts::{card_json, companions_json, machine_json, registry_json};
 pub use llm::{Llm, answer_seed, strategy};
 pub use omnidecode_core as core;
 pub use omnidecode_engine as engine;

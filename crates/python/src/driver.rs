@@ -1,17 +1,15 @@
 //! `async def decode(seq)`: a Python coroutine as one more future on the engine thread. It takes the GIL once a poll.
-use crate::error::{from_python, strategy, to_python};
+use crate::canvas::PyView;
+use crate::error::{strategy, to_python};
 use crate::flight::Flight;
+use crate::link::Link;
 use crate::outcome::Outcome;
 use crate::sequence::{self, PySequence};
 use futures_util::future::join_all;
-use omnidecode::engine::{self, Guarantee, Plan, Result, Sequence, Strategy};
+use omnidecode::engine::{self, Aim, Guarantee, Plan, Result, Sequence, Strategy};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use std::sync::{Arc, Mutex};
-
-/// Where a strategy's exception waits for the reader of its request.
-pub type Cause = Arc<Mutex<Option<PyErr>>>;
 
 /// A strategy out of an async function and its keyword arguments.
 pub fn python_strategy(
@@ -19,9 +17,9 @@ pub fn python_strategy(
     guarantee: Guarantee,
     decode: Py<PyAny>,
     parameters: Py<PyDict>,
-    cause: Cause,
+    link: Link,
 ) -> Strategy {
-    Strategy::new(name, guarantee, move |seq| drive(seq, decode, parameters, cause))
+    Strategy::new(name, guarantee, move |seq| drive(seq, decode, parameters, link))
 }
 
 /// Closes the coroutine (its `finally` blocks run) and frees its sequences, also when the request is cancelled.
@@ -46,6 +44,7 @@ struct Leg {
     home: Py<PySequence>,
     seq: Sequence,
     plan: Plan,
+    aim: Option<Aim>,
 }
 
 /// What the coroutine is given at its next step.
@@ -59,15 +58,8 @@ enum Step {
     Fly(Py<Flight>, Vec<Leg>),
 }
 
-async fn drive(seq: Sequence, decode: Py<PyAny>, parameters: Py<PyDict>, cause: Cause) -> Result<()> {
-    let keep = |error: PyErr| {
-        Python::attach(|py| {
-            let said = from_python(py, &error);
-            *cause.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
-            said
-        })
-    };
-    let run = Python::attach(|py| {
+async fn drive(seq: Sequence, decode: Py<PyAny>, parameters: Py<PyDict>, link: Link) -> Result<()> {
+    let run = link.call(|py| {
         let owner = sequence::owner();
         let seq = Py::new(py, PySequence::keep(owner, seq))?;
         match decode.bind(py).call((seq,), Some(parameters.bind(py))) {
@@ -77,11 +69,10 @@ async fn drive(seq: Sequence, decode: Py<PyAny>, parameters: Py<PyDict>, cause: 
                 Err(error)
             }
         }
-    });
-    let run = run.map_err(keep)?;
+    })?;
     let mut sent = Sent::Nothing;
     loop {
-        let step = Python::attach(|py| resume(run.coroutine.bind(py), sent)).map_err(keep)?;
+        let step = link.call(|py| resume(run.coroutine.bind(py), sent))?;
         let Step::Fly(flight, mut legs) = step else { return Ok(()) };
         let results = match &mut legs[..] {
             [only] => vec![only.seq.forward(only.plan.clone()).await],
@@ -100,7 +91,10 @@ fn resume(coroutine: &Bound<'_, PyAny>, sent: Sent) -> PyResult<Step> {
         for (leg, result) in legs {
             leg.home.get().give(leg.seq);
             match result {
-                Ok(out) => outcomes.push(Outcome::new(&out, &leg.plan)),
+                Ok(out) => outcomes.push(match leg.aim {
+                    None => Py::new(py, Outcome::new(&out, &leg.plan))?.into_any(),
+                    Some(aim) => Py::new(py, PyView::new(&out, &leg.plan, aim))?.into_any(),
+                }),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -137,9 +131,10 @@ fn throw<'py>(coroutine: &Bound<'py, PyAny>, error: PyErr) -> PyResult<Bound<'py
 
 fn take(flight: Bound<'_, Flight>) -> PyResult<Step> {
     let mut legs: Vec<Leg> = Vec::new();
-    for (home, plan) in flight.get().take() {
-        match home.get().take() {
-            Ok(seq) => legs.push(Leg { home, seq, plan }),
+    for (home, plan, aim) in flight.get().take() {
+        let taken = if aim.is_some() { home.get().take_canvas() } else { home.get().take() };
+        match taken {
+            Ok(seq) => legs.push(Leg { home, seq, plan, aim }),
             Err(error) => {
                 for leg in legs {
                     leg.home.get().give(leg.seq);

@@ -1,15 +1,13 @@
 //! A model and its engine, as the package holds them.
 use crate::array::Array;
-use crate::driver::{Cause, python_strategy};
-use crate::error::{Closed, ModelError, request, to_python};
-use crate::processor::PythonProcessor;
+use crate::asked::Asked;
+use crate::error::{Closed, ModelError, to_python};
+use crate::link::{Link, engine_number, outside};
 use crate::ticket::Ticket;
+use omnidecode::Llm;
 use omnidecode::core::Token;
-use omnidecode::engine::{Guarantee, Request, Sampling};
 use omnidecode::models::decoder::KvDtype;
-use omnidecode::{Llm, Options, answer_seed};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -19,6 +17,7 @@ pub struct PyEngine {
     llm: RwLock<Option<Arc<Llm>>>,
     /// The process that the engine's thread lives in.
     process: u32,
+    number: u64,
 }
 
 impl PyEngine {
@@ -49,35 +48,23 @@ impl Drop for PyEngine {
     }
 }
 
-/// A request's strategy as the package hands it over: a name with JSON parameters, or a function with keyword arguments.
-type Function = (Py<PyAny>, Py<PyDict>, String);
-
-/// A companion: one of the registry with JSON parameters, or a logits processor in Python.
-#[derive(FromPyObject)]
-enum Ride {
-    #[pyo3(transparent, annotation = "tuple[str, str]")]
-    Named((String, String)),
-    #[pyo3(transparent)]
-    Function(Py<PyAny>),
-}
-
 #[pymethods]
 impl PyEngine {
-    /// Open a model.
+    /// Open a model; `beside`: further models, as (role, path).
     #[new]
-    #[pyo3(signature = (path, *, draft=None, threads=None, context=None, kv_tokens=None, kv_dtype=None))]
+    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
-        draft: Option<PathBuf>,
+        beside: Vec<(String, PathBuf)>,
         threads: Option<usize>,
         context: Option<usize>,
         kv_tokens: Option<usize>,
         kv_dtype: Option<&str>,
     ) -> PyResult<Self> {
         let mut builder = Llm::builder(path);
-        if let Some(draft) = draft {
-            builder = builder.draft(draft);
+        for (role, path) in beside {
+            builder = builder.beside(role, path);
         }
         if let Some(threads) = threads {
             builder = builder.threads(threads);
@@ -98,53 +85,27 @@ impl PyEngine {
         }
         // Whatever keeps it from opening is the model's error here: there is no request yet.
         let llm = py.detach(|| builder.open()).map_err(|error| ModelError::new_err(error.to_string()))?;
-        Ok(PyEngine { llm: RwLock::new(Some(Arc::new(llm))), process: std::process::id() })
+        Ok(PyEngine { llm: RwLock::new(Some(Arc::new(llm))), process: std::process::id(), number: engine_number() })
     }
 
-    /// Raise what is wrong with a request, without running it.
-    #[pyo3(signature = (prompt: "list[int]", sampling: "object", seed: "int", name: "str", parameters: "str",
-        function: "tuple[object, dict[str, object], str] | None", companions: "list[object]") -> "None")]
-    #[allow(clippy::too_many_arguments)]
-    fn check(
-        &self,
-        py: Python<'_>,
-        prompt: Vec<Token>,
-        sampling: &Bound<'_, PyAny>,
-        seed: u64,
-        name: String,
-        parameters: &str,
-        function: Option<Function>,
-        companions: Vec<Ride>,
-    ) -> PyResult<()> {
-        let asked = Asked { prompt, name, parameters, function: function.as_ref(), companions: &companions };
-        asked.request(py, &*self.llm()?, sampling, seed, &Cause::default()).map(drop)
+    /// Raise what is wrong with a job's request, without running it.
+    #[pyo3(signature = (job: "object") -> "None")]
+    fn check(&self, py: Python<'_>, job: Asked<'_>) -> PyResult<()> {
+        job.request(py, &*self.llm()?, 0, &Link::new(self.number)).map(drop)
     }
 
-    /// Run a request: as many answers as its sampling parameters say.
-    #[pyo3(signature = (prompt: "list[int]", sampling: "object", seed: "int", name: "str", parameters: "str",
-        function: "tuple[object, dict[str, object], str] | None", companions: "list[object]") -> "Ticket")]
-    #[allow(clippy::too_many_arguments)]
-    fn submit(
-        &self,
-        py: Python<'_>,
-        prompt: Vec<Token>,
-        sampling: &Bound<'_, PyAny>,
-        seed: u64,
-        name: String,
-        parameters: &str,
-        function: Option<Function>,
-        companions: Vec<Ride>,
-    ) -> PyResult<Ticket> {
-        let llm = self.llm()?;
-        let answers: usize = sampling.getattr("n")?.extract()?;
-        let seeds: Vec<u64> = (0..answers).map(|index| answer_seed(seed, index)).collect();
-        let asked = Asked { prompt, name, parameters, function: function.as_ref(), companions: &companions };
-        let mut requests = Vec::with_capacity(answers);
-        for &seed in &seeds {
-            let cause = Cause::default();
-            requests.push((asked.request(py, &llm, sampling, seed, &cause)?, cause));
-        }
-        let parts = requests.into_iter().map(|(request, cause)| (llm.submit(request), cause)).collect();
+    /// Run a job: as many answers as its sampling parameters say.
+    #[pyo3(signature = (job: "object") -> "Ticket")]
+    fn submit(&self, py: Python<'_>, job: Asked<'_>) -> PyResult<Ticket> {
+        outside(self.number)?;
+        let (llm, seeds) = (self.llm()?, job.seeds()?);
+        let request = |&seed: &u64| {
+            let link = Link::new(self.number);
+            Ok((job.request(py, &llm, seed, &link)?, link))
+        };
+        // All of them are looked at before one runs.
+        let requests = seeds.iter().map(request).collect::<PyResult<Vec<_>>>()?;
+        let parts = requests.into_iter().map(|(request, link)| (llm.submit(request), link)).collect();
         Ok(Ticket::new(parts, seeds, llm.tokenizer().clone()))
     }
 
@@ -176,14 +137,28 @@ impl PyEngine {
     }
     /// Logits of every row: float32 (rows, vocabulary).
     fn logits(&self, py: Python<'_>, token_ids: Vec<Token>) -> PyResult<Array> {
+        outside(self.number)?;
         let llm = self.llm()?;
         let logits = py.detach(|| llm.logits(token_ids)).map_err(to_python)?;
         Ok(Array::new(logits, llm.card().vocab))
     }
     /// Log-probabilities of labels as the next token.
     fn score(&self, py: Python<'_>, prompt: Vec<Token>, labels: Vec<Token>) -> PyResult<Vec<f32>> {
+        outside(self.number)?;
         let llm = self.llm()?;
         py.detach(|| llm.score(prompt, labels)).map_err(to_python)
+    }
+    /// Estimate of the log-likelihood of an answer on a canvas, in nats.
+    fn score_canvas(
+        &self,
+        py: Python<'_>,
+        prompt: Vec<Token>,
+        answer: Vec<Token>,
+        draws: usize,
+        seed: u64,
+    ) -> PyResult<f64> {
+        let llm = self.llm()?;
+        py.detach(|| llm.score_canvas(prompt, answer, draws, seed)).map_err(to_python)
     }
     /// What the engine did since it started, as JSON.
     fn stats(&self) -> PyResult<String> {
@@ -196,93 +171,4 @@ impl PyEngine {
             py.detach(|| drop(llm));
         }
     }
-}
-
-/// Everything of a request but its seed.
-struct Asked<'a> {
-    prompt: Vec<Token>,
-    name: String,
-    parameters: &'a str,
-    function: Option<&'a Function>,
-    companions: &'a [Ride],
-}
-
-impl Asked<'_> {
-    fn request(
-        &self,
-        py: Python<'_>,
-        llm: &Llm,
-        sampling: &Bound<'_, PyAny>,
-        seed: u64,
-        cause: &Cause,
-    ) -> PyResult<Request> {
-        let strategy = match self.function {
-            None => omnidecode::strategy(&self.name, &options(self.parameters)?).map_err(to_python)?,
-            Some((decode, keywords, guarantee)) => {
-                let guarantee = match guarantee.as_str() {
-                    "exact" => Guarantee::Exact,
-                    "distribution" => Guarantee::Distribution,
-                    _ => Guarantee::Approximate,
-                };
-                python_strategy(
-                    self.name.clone(),
-                    guarantee,
-                    decode.clone_ref(py),
-                    keywords.clone_ref(py),
-                    cause.clone(),
-                )
-            }
-        };
-        let skip_special = sampling.getattr("skip_special_tokens")?.extract()?;
-        let law = law(llm, sampling, seed)?;
-        let mut request = llm.request_with(self.prompt.clone(), strategy, law, skip_special).map_err(to_python)?;
-        for ride in self.companions {
-            match ride {
-                Ride::Named((name, parameters)) => {
-                    llm.attach(&mut request, name, &options(parameters)?, &self.prompt).map_err(to_python)?
-                }
-                Ride::Function(call) => {
-                    request.processors.push(Arc::new(PythonProcessor::new(call.clone_ref(py), cause.clone())));
-                }
-            }
-        }
-        Ok(request)
-    }
-}
-
-/// JSON parameters of a strategy.
-pub fn options(json: &str) -> PyResult<Options> {
-    serde_json::from_str(json).map_err(|error| request(format!("parameters: expected a JSON object, found {error}")))
-}
-
-/// `SamplingParams` as the engine reads them.
-fn law(llm: &Llm, given: &Bound<'_, PyAny>, seed: u64) -> PyResult<Sampling> {
-    let get = |name: &str| given.getattr(name);
-    let words: Option<Vec<String>> = get("bad_words")?.extract()?;
-    let bias = get("logit_bias")?;
-    let logit_bias = match bias.is_none() {
-        true => Vec::new(),
-        false => bias.call_method0("items")?.try_iter()?.map(|item| item?.extract()).collect::<PyResult<_>>()?,
-    };
-    Ok(Sampling {
-        temperature: get("temperature")?.extract()?,
-        top_k: usize::try_from(get("top_k")?.extract::<i64>()?).unwrap_or(0),
-        top_p: get("top_p")?.extract()?,
-        min_p: get("min_p")?.extract()?,
-        typical_p: get("typical_p")?.extract()?,
-        repetition_penalty: get("repetition_penalty")?.extract()?,
-        presence_penalty: get("presence_penalty")?.extract()?,
-        frequency_penalty: get("frequency_penalty")?.extract()?,
-        logit_bias,
-        bad_words: llm.bad_words(&words.unwrap_or_default()).map_err(to_python)?,
-        allowed_token_ids: get("allowed_token_ids")?.extract()?,
-        min_tokens: get("min_tokens")?.extract()?,
-        max_tokens: get("max_tokens")?.extract()?,
-        stop: get("_stop")?.extract()?,
-        stop_token_ids: get("stop_token_ids")?.extract::<Option<_>>()?.unwrap_or_default(),
-        ignore_eos: get("ignore_eos")?.extract()?,
-        include_stop_str_in_output: get("include_stop_str_in_output")?.extract()?,
-        logprobs: get("logprobs")?.extract()?,
-        seed,
-    })
 }

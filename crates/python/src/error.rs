@@ -45,6 +45,12 @@ pub fn from_python(py: Python<'_>, error: &PyErr) -> Engine {
     Engine::Strategy(format!("{kind}: {}", error.value(py)))
 }
 
+/// An exception as Python prints it, with its traceback.
+pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
+    let lines = py.import("traceback").and_then(|module| module.call_method1("format_exception", (error.value(py),)));
+    lines.and_then(|lines| lines.extract::<Vec<String>>()).map(|lines| lines.concat()).unwrap_or_default()
+}
+
 /// Whether an exception is one of the package's.
 pub fn is_ours(py: Python<'_>, error: &PyErr) -> bool {
     let base = py.import("omnidecode.errors").and_then(|module| module.getattr("OmnidecodeError"));

@@ -1,8 +1,7 @@
 //! What `await` yields to the engine: one or more forwards, flown together.
 use crate::error::strategy;
-use crate::outcome::Outcome;
 use crate::sequence::PySequence;
-use omnidecode::engine::Plan;
+use omnidecode::engine::{Aim, Plan};
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -12,14 +11,14 @@ use std::sync::{Mutex, MutexGuard};
 #[pyclass(frozen, module = "omnidecode._core")]
 pub struct Flight(Mutex<State>);
 
-/// One sequence with the plan that it shall run.
-pub type Leg = (Py<PySequence>, Plan);
+/// One sequence with the plan that it shall run, and which of its rows speak of which places of a canvas.
+pub type Leg = (Py<PySequence>, Plan, Option<Aim>);
 
 struct State {
     /// Not yet flown.
     legs: Vec<Leg>,
     /// Back.
-    results: Option<Vec<Outcome>>,
+    results: Option<Vec<Py<PyAny>>>,
     flown: bool,
     /// Whether the awaiter gets one outcome or a list.
     single: bool,
@@ -28,7 +27,11 @@ struct State {
 impl Flight {
     /// One forward.
     pub fn one(seq: Py<PySequence>, plan: Plan) -> Flight {
-        Flight::new(vec![(seq, plan)], true)
+        Flight::new(vec![(seq, plan, None)], true)
+    }
+    /// One look at a canvas.
+    pub fn look(seq: Py<PySequence>, plan: Plan, aim: Aim) -> Flight {
+        Flight::new(vec![(seq, plan, Some(aim))], true)
     }
     fn new(legs: Vec<Leg>, single: bool) -> Flight {
         Flight(Mutex::new(State { legs, results: None, flown: false, single }))
@@ -41,7 +44,7 @@ impl Flight {
         std::mem::take(&mut self.lock().legs)
     }
     /// What came back.
-    pub fn land(&self, results: Vec<Outcome>) {
+    pub fn land(&self, results: Vec<Py<PyAny>>) {
         self.lock().results = Some(results);
     }
 }
@@ -66,9 +69,9 @@ impl Flight {
             .ok_or_else(|| strategy("expected a forward awaited once, inside a strategy; found a second await"))?;
         drop(state);
         let py = slf.py();
-        let mut results = results.into_iter().map(|result| Py::new(py, result)).collect::<PyResult<Vec<_>>>()?;
+        let mut results = results;
         let value = match results.pop() {
-            Some(only) if single => only.into_any(),
+            Some(only) if single => only,
             last => {
                 results.extend(last);
                 PyList::new(py, results)?.into_any().unbind()

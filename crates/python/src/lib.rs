@@ -1,9 +1,13 @@
 //! The Python face: converts, releases the GIL, translates errors. Everything else is Rust below or Python above.
 mod array;
+mod asked;
+mod canvas;
 mod driver;
 mod engine;
 mod error;
 mod flight;
+mod judge;
+mod link;
 mod neurons;
 mod outcome;
 mod plan;
@@ -19,9 +23,13 @@ mod _core {
     #[pymodule_export]
     use crate::array::Array;
     #[pymodule_export]
+    use crate::canvas::{PyCanvas, PyView};
+    #[pymodule_export]
     use crate::engine::PyEngine;
     #[pymodule_export]
     use crate::flight::{Flight, gather};
+    #[pymodule_export]
+    use crate::judge::Candidate;
     #[pymodule_export]
     use crate::neurons::PyNeurons;
     #[pymodule_export]
@@ -47,6 +55,11 @@ mod _core {
     fn strategies() -> String {
         omnidecode::registry_json().to_string()
     }
+    /// Roles that models beside the main one may have: (role, what asks for it).
+    #[pyfunction]
+    fn roles() -> Vec<(&'static str, &'static str)> {
+        omnidecode::strategies::ROLES.to_vec()
+    }
     /// The registry of companions, as JSON: a list of {name, bends, summary, source, parameters}.
     #[pyfunction]
     fn companions() -> String {
@@ -55,7 +68,7 @@ mod _core {
     /// What a strategy guarantees with these parameters, given as a JSON object; raises what is wrong with them.
     #[pyfunction]
     fn check_strategy(name: &str, parameters: &str) -> PyResult<&'static str> {
-        let options = crate::engine::options(parameters)?;
+        let options = crate::asked::options(parameters)?;
         let strategy = omnidecode::strategy(name, &options).map_err(crate::error::to_python)?;
         Ok(strategy.guarantee.as_str())
     }

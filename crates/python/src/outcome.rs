@@ -120,6 +120,13 @@ impl Outcome {
             places: if everywhere { out.places().filter_map(place).collect() } else { BTreeMap::new() },
         }
     }
+    /// What was seen at a row.
+    pub fn row(&self, row: usize) -> PyResult<Seen> {
+        self.rows
+            .get(&row)
+            .cloned()
+            .ok_or_else(|| request(format!("expected a row that the plan reads, found row {row}; name it in `read`")))
+    }
     /// The choice at a tree node.
     pub fn choice_at(&self, node: u32) -> PyResult<Token> {
         if node == ROOT { self.root()?.choice() } else { self.__getitem__(node as isize)?.choice() }
@@ -148,10 +155,7 @@ impl Outcome {
         self.places.get(&place).cloned()
     }
     fn __getitem__(&self, row: isize) -> PyResult<Seen> {
-        let found = usize::try_from(row).ok().and_then(|row| self.rows.get(&row));
-        found
-            .cloned()
-            .ok_or_else(|| request(format!("expected a row that the plan reads, found row {row}; name it in `read`")))
+        self.row(usize::try_from(row).unwrap_or(usize::MAX))
     }
     fn __len__(&self) -> usize {
         self.rows.len()

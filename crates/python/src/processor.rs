@@ -1,5 +1,5 @@
 //! A logits processor written in Python: `processor(token_ids, logits)`.
-use crate::driver::Cause;
+use crate::link::Link;
 use omnidecode::core::Token;
 use omnidecode::engine::{LogitsProcessor, ProcessorState};
 use pyo3::exceptions::PyValueError;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 struct Function {
     call: Py<PyAny>,
-    cause: Cause,
+    link: Link,
 }
 
 /// A processor out of a Python callable. It gets all token ids so far and an `array.array('f')` of the vocabulary's
@@ -19,8 +19,8 @@ struct Function {
 pub struct PythonProcessor(Arc<Function>);
 
 impl PythonProcessor {
-    pub fn new(call: Py<PyAny>, cause: Cause) -> Self {
-        PythonProcessor(Arc::new(Function { call, cause }))
+    pub fn new(call: Py<PyAny>, link: Link) -> Self {
+        PythonProcessor(Arc::new(Function { call, link }))
     }
 }
 
@@ -48,18 +48,11 @@ impl ProcessorState for State {
         }
     }
     fn bend(&self, _position: usize, logits: &mut [f32]) {
-        let result = Python::attach(|py| {
-            let mut tokens = self.base.to_vec();
-            tokens.extend_from_slice(&self.fresh);
-            self.function.apply(py, tokens, logits).map_err(|error| {
-                let text = error.to_string();
-                *self.function.cause.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
-                text
-            })
-        });
-        if let Err(text) = result {
+        let mut tokens = self.base.to_vec();
+        tokens.extend_from_slice(&self.fresh);
+        if let Err(error) = self.function.link.call(|py| self.function.apply(py, tokens, logits)) {
             // The engine catches it and fails this request alone; the hook that prints panics is not called.
-            resume_unwind(Box::new(text));
+            resume_unwind(Box::new(error.to_string()));
         }
     }
 }

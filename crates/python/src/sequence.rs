@@ -2,12 +2,13 @@
 //!
 //! Any thread's collector may drop a Python object, so a sequence never lives in one. It is kept in a table of the engine
 //! thread; the end of the request frees what Python still names.
+use crate::canvas::PyCanvas;
 use crate::error::{astray, request, strategy, to_python};
 use crate::flight::Flight;
 use crate::plan::{PyPlan, PyRow};
 use omnidecode::core::Token;
 use omnidecode::core::verify::Verdict;
-use omnidecode::engine::{Plan, Readout, Row, Sequence};
+use omnidecode::engine::{Candidate, Canvas, Plan, Readout, Row, Sequence, Sheet};
 use pyo3::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ struct Kept {
     owner: u64,
     /// `None` while a forward has it.
     seq: Option<Sequence>,
+    /// What its canvas knows, while one is open.
+    sheet: Option<Sheet>,
 }
 
 thread_local! {
@@ -48,15 +51,57 @@ impl PySequence {
     /// Keep a sequence on this thread for Python.
     pub fn keep(owner: u64, seq: Sequence) -> PySequence {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        KEPT.with_borrow_mut(|kept| kept.insert(number, Kept { owner, seq: Some(seq) }));
+        KEPT.with_borrow_mut(|kept| kept.insert(number, Kept { owner, seq: Some(seq), sheet: None }));
         PySequence { number, owner }
     }
     /// Take it for a forward.
     pub fn take(&self) -> PyResult<Sequence> {
-        let taken = KEPT.with_borrow_mut(|kept| kept.get_mut(&self.number).map(|kept| kept.seq.take()));
-        taken.ok_or_else(astray)?.ok_or_else(|| {
+        self.out(|kept| match kept.sheet {
+            None => Ok(kept.seq.take()),
+            Some(_) => Err(strategy("expected a sequence without an open canvas, found one with it; close the canvas")),
+        })
+    }
+    /// Take it for a look at its canvas.
+    pub fn take_canvas(&self) -> PyResult<Sequence> {
+        self.out(|kept| match kept.sheet {
+            Some(_) => Ok(kept.seq.take()),
+            None => Err(strategy("expected an open canvas, found one that was closed")),
+        })
+    }
+    fn out(&self, f: impl FnOnce(&mut Kept) -> PyResult<Option<Sequence>>) -> PyResult<Sequence> {
+        let taken = KEPT.with_borrow_mut(|kept| kept.get_mut(&self.number).map(f));
+        taken.ok_or_else(astray)??.ok_or_else(|| {
             strategy("expected one forward of a sequence at a time, found a second one; await the first")
         })
+    }
+    fn sheet<T>(&self, f: impl FnOnce(&mut Option<Sheet>) -> T) -> Option<T> {
+        KEPT.with_borrow_mut(|kept| kept.get_mut(&self.number).map(|kept| f(&mut kept.sheet)))
+    }
+    /// Work on its canvas.
+    pub fn on_canvas<T>(&self, f: impl FnOnce(&mut Canvas<'_>) -> T) -> PyResult<T> {
+        let mut seq = self.take_canvas()?;
+        let sheet = self.sheet(Option::take).flatten().ok_or_else(astray)?;
+        let mut canvas = seq.resume(sheet);
+        let result = f(&mut canvas);
+        let sheet = canvas.put_aside();
+        self.sheet(|kept| *kept = Some(sheet));
+        self.give(seq);
+        Ok(result)
+    }
+    /// Forget what its canvas did not settle; nothing when none is open.
+    pub fn close_canvas(&self) -> PyResult<()> {
+        let Some(sheet) = self.sheet(Option::take).flatten() else { return Ok(()) };
+        let mut seq = self.take()?;
+        drop(seq.resume(sheet));
+        self.give(seq);
+        Ok(())
+    }
+    /// Look at what is known of it, with or without a canvas.
+    fn read<T>(&self, f: impl FnOnce(&Sequence) -> T) -> PyResult<T> {
+        let seq = self.out(|kept| Ok(kept.seq.take()))?;
+        let result = f(&seq);
+        self.give(seq);
+        Ok(result)
     }
     /// Give it back. False, and the sequence dropped, when Python let go of its number meanwhile.
     pub fn give(&self, seq: Sequence) -> bool {
@@ -112,6 +157,52 @@ impl PySequence {
     fn accept(&self, path: Vec<u32>) -> PyResult<()> {
         self.with(|seq| seq.accept(&Verdict { path, next: 0 }))?.map(drop).map_err(to_python)
     }
+    /// Lay out a canvas over the places from `start` to `end`: it begins inside what is committed or behind it (of a
+    /// bidirectional model usually at 0, so that the prompt sees the answer) and goes on with mask tokens, by default as far as
+    /// tokens may be committed. The model must have a mask token.
+    #[pyo3(signature = (start=None, end=None))]
+    fn canvas(slf: &Bound<'_, Self>, start: Option<usize>, end: Option<usize>) -> PyResult<PyCanvas> {
+        let this = slf.get();
+        let sheet = this
+            .with(|seq| {
+                let (len, room) = (seq.len(), seq.room());
+                let canvas = seq.canvas(start.unwrap_or(len)..end.unwrap_or(len + room));
+                canvas.map(Canvas::put_aside).map_err(to_python)
+            })
+            .flatten()?;
+        this.sheet(|kept| *kept = Some(sheet));
+        Ok(PyCanvas::new(slf.clone().unbind()))
+    }
+    /// Ask the request's judge about branches, or this sequence itself: one float each, more is better. One batch, one
+    /// call, counted.
+    fn judge(&self, branches: Vec<PyRef<'_, PySequence>>) -> PyResult<Vec<f32>> {
+        let texts = branches
+            .iter()
+            .map(|branch| branch.with(|seq| (seq.generated().to_vec(), seq.text().to_owned(), seq.finished())))
+            .collect::<PyResult<Vec<_>>>()?;
+        let scores = self.with(|seq| {
+            let Some(judge) = seq.judge() else {
+                return Err(request("judge: expected a request with a judge, found none; pass judge= to generate"));
+            };
+            let question = seq.decode(seq.prompt());
+            let (prompt, question) = (seq.prompt(), question.as_str());
+            let texts = texts.iter();
+            let candidates = texts.map(|(tokens, text, finished)| {
+                let finished = *finished;
+                Candidate { prompt, question, tokens, text, finished }
+            });
+            seq.ask(&*judge, &candidates.collect::<Vec<_>>()).map_err(to_python)
+        });
+        scores.flatten()
+    }
+    /// Tell of another text that was found, with its score; it follows the answers in `RequestOutput.outputs`.
+    fn offer(&self, token_ids: Vec<Token>, score: f64) -> PyResult<()> {
+        self.with(|seq| seq.offer(token_ids, score))
+    }
+    /// Say what the answer is worth on the strategy's own scale: its `score`.
+    fn rate(&self, score: f64) -> PyResult<()> {
+        self.with(|seq| seq.rate(score))
+    }
     /// Append a token without stop conditions: to a fork, or to the prompt before the answer has begun.
     fn extend(&self, token: Token) -> PyResult<()> {
         self.with(|seq| seq.extend(token))?.map_err(to_python)
@@ -155,36 +246,52 @@ impl PySequence {
         other.give(theirs);
         result
     }
+    /// Text after the prompt so far, without half characters.
+    #[getter]
+    fn text(&self) -> PyResult<String> {
+        self.with(|seq| seq.text().to_owned())
+    }
+    /// Facts of the sequence's model: sizes, special tokens, what it sees.
+    #[getter]
+    fn card<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let card = self.read(|seq| omnidecode::card_json(&seq.card()).to_string())?;
+        py.import("json")?.call_method1("loads", (card,))
+    }
     /// Committed tokens, the prompt's first.
     #[getter]
     fn tokens(&self) -> PyResult<Vec<Token>> {
-        self.with(|seq| seq.tokens().to_vec())
+        self.read(|seq| seq.tokens().to_vec())
     }
     /// Tokens after the prompt.
     #[getter]
     fn generated(&self) -> PyResult<Vec<Token>> {
-        self.with(|seq| seq.generated().to_vec())
+        self.read(|seq| seq.generated().to_vec())
     }
     /// Whether a stop condition was met.
     #[getter]
     fn finished(&self) -> PyResult<bool> {
-        self.with(|seq| seq.finished())
+        self.read(|seq| seq.finished())
     }
     /// How many more tokens may be committed.
     #[getter]
     fn room(&self) -> PyResult<usize> {
-        self.with(|seq| seq.room())
+        self.read(|seq| seq.room())
     }
     /// Seed of this sequence's noise.
     #[getter]
     fn seed(&self) -> PyResult<u64> {
-        self.with(|seq| seq.seed())
+        self.read(|seq| seq.seed())
+    }
+    /// Temperature of its choices; 0 is greedy.
+    #[getter]
+    fn temperature(&self) -> PyResult<f32> {
+        self.read(|seq| seq.warp().temperature)
     }
     /// Time of a forward of so many rows, relative to one row.
     fn cost(&self, rows: usize) -> PyResult<f64> {
-        self.with(|seq| seq.cost(rows))
+        self.read(|seq| seq.cost(rows))
     }
     fn __len__(&self) -> PyResult<usize> {
-        self.with(|seq| seq.len())
+        self.read(|seq| seq.len())
     }
 }

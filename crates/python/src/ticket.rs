@@ -1,8 +1,8 @@
 //! Following the answers to one prompt from Python: blocking with the GIL released, or by a bell for asyncio.
-use crate::driver::Cause;
-use crate::error::{StrategyError, is_ours, to_python};
+use crate::error::{StrategyError, is_ours, to_python, traceback};
+use crate::link::Link;
 use omnidecode::engine::{
-    Alternative, Delta, Error, Event, Finish, Handle, Note, Origin, Reason, Source, StopReason, TokenLogprob,
+    Alternative, Delta, Error, Event, Finish, Handle, Mark, Note, Origin, Reason, Source, StopReason, TokenLogprob,
 };
 use omnidecode::models::tokenizer::{TextStream, Tokenizer};
 use pyo3::prelude::*;
@@ -84,20 +84,27 @@ pub struct Chunk {
     token_ids: Vec<u32>,
     logprobs: Vec<Vec<Entry>>,
     origins: Vec<Origin>,
+    /// Changes of the canvas, as (place, token, forward, confidence, text), of requests that watch it.
+    #[pyo3(get)]
+    marks: Vec<Marked>,
     /// The text that each token completed, special tokens by name.
     #[pyo3(get)]
     pieces: Vec<String>,
-    /// At the end: other texts that the strategy found, as (token ids, text, score), in its order.
+    /// At the end: other texts that the strategy found, as (token ids, text, score, finish reason, stop reason), in its
+    /// order.
     #[pyo3(get)]
     others: Vec<Other>,
     /// At the end: what the strategy saw on its way, as (label, place, (token, weight, text) of each).
     #[pyo3(get)]
     notes: Vec<Noted>,
     finish: Option<Finish>,
+    /// At the end: how often Python code of the request was called, and the seconds that it took.
+    #[pyo3(get)]
+    python: Option<(usize, f64)>,
 }
 
 /// What stopped an answer.
-#[derive(IntoPyObject)]
+#[derive(Clone, IntoPyObject)]
 enum Stop {
     Token(u32),
     Text(String),
@@ -109,8 +116,28 @@ type Entry = (u32, f32, Option<usize>, String);
 /// (source, forward, depth, branch, confidence).
 type Found = (&'static str, u32, u32, u64, Option<f32>);
 
-/// (token ids, text, score).
-type Other = (Vec<u32>, String, f64);
+impl From<StopReason> for Stop {
+    fn from(reason: StopReason) -> Stop {
+        match reason {
+            StopReason::Token(token) => Stop::Token(token),
+            StopReason::Text(text) => Stop::Text(text),
+        }
+    }
+}
+
+fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Stop => "stop",
+        Reason::Length => "length",
+        Reason::Abort => "abort",
+    }
+}
+
+/// (token ids, text, score, finish reason, stop reason).
+type Other = (Vec<u32>, String, f64, &'static str, Option<Stop>);
+
+/// (place, token, forward, confidence, text).
+type Marked = (usize, u32, u32, f32, String);
 
 /// (label, place, (token, weight, text) of each).
 type Noted = (String, usize, Vec<(u32, f32, String)>);
@@ -136,19 +163,17 @@ impl Chunk {
     /// "stop", "length", "abort", or `None` while it goes on.
     #[getter]
     fn finish_reason(&self) -> Option<&'static str> {
-        self.finish.as_ref().map(|finish| match finish.reason {
-            Reason::Stop => "stop",
-            Reason::Length => "length",
-            Reason::Abort => "abort",
-        })
+        self.finish.as_ref().map(|finish| word(finish.reason))
     }
     /// The stop token or stop string that ended it.
     #[getter]
     fn stop_reason(&self) -> Option<Stop> {
-        match self.finish.as_ref()?.stop_reason.clone()? {
-            StopReason::Token(token) => Some(Stop::Token(token)),
-            StopReason::Text(text) => Some(Stop::Text(text)),
-        }
+        self.finish.as_ref()?.stop_reason.clone().map(Stop::from)
+    }
+    /// At the end: what the answer is worth on the strategy's own scale, where it says.
+    #[getter]
+    fn score(&self) -> Option<f64> {
+        self.finish.as_ref()?.score
     }
     /// At the end: what it cost, by name.
     #[getter]
@@ -176,7 +201,7 @@ impl Chunk {
 
 struct Part {
     handle: Handle,
-    cause: Cause,
+    link: Link,
     /// Names what each token says.
     pieces: TextStream,
     /// An end that came together with the last tokens.
@@ -196,10 +221,10 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    pub fn new(parts: Vec<(Handle, Cause)>, seeds: Vec<u64>, tokenizer: Tokenizer) -> Self {
+    pub fn new(parts: Vec<(Handle, Link)>, seeds: Vec<u64>, tokenizer: Tokenizer) -> Self {
         let rung = Arc::new(Rung::default());
         let waker = Arc::new(Rope { rung: rung.clone(), key: 0 }).into();
-        let part = |(handle, cause)| Some(Part { handle, cause, pieces: tokenizer.stream(false), late: None });
+        let part = |(handle, link)| Some(Part { handle, link, pieces: tokenizer.stream(false), late: None });
         let parts = parts.into_iter().map(part).collect();
         Ticket { parts: Mutex::new(parts), waker: Mutex::new(waker), rung, tokenizer, seeds }
     }
@@ -228,13 +253,14 @@ impl Ticket {
             let pieces = delta.tokens.iter().map(|&token| part.pieces.push(token)).collect();
             match end {
                 Some(Event::Failed(error)) => {
-                    let cause = part.cause.clone();
+                    let link = part.link.clone();
                     parts[index] = None;
-                    return Poll::Ready(Some(Err(raised(py, error, &cause))));
+                    return Poll::Ready(Some(Err(raised(py, error, &link))));
                 }
                 Some(Event::Done(finish)) => {
+                    let end = (finish, part.link.cost());
                     parts[index] = None;
-                    return Poll::Ready(Some(Ok(self.chunk(index, delta, pieces, Some(finish)))));
+                    return Poll::Ready(Some(Ok(self.chunk(index, delta, pieces, Some(end)))));
                 }
                 _ => return Poll::Ready(Some(Ok(self.chunk(index, delta, pieces, None)))),
             }
@@ -242,22 +268,22 @@ impl Ticket {
         if parts.iter().all(Option::is_none) { Poll::Ready(None) } else { Poll::Pending }
     }
 
-    fn chunk(&self, index: usize, delta: Delta, pieces: Vec<String>, mut finish: Option<Finish>) -> Chunk {
+    fn chunk(&self, index: usize, delta: Delta, pieces: Vec<String>, end: Option<(Finish, (usize, f64))>) -> Chunk {
+        let (mut finish, python) = end.unzip();
         let logprobs = delta.logprobs.iter().map(|of| self.entries(of)).collect();
-        let Delta { text, tokens: token_ids, origins, .. } = delta;
+        let Delta { text, tokens: token_ids, origins, marks, .. } = delta;
+        let marked = |m: Mark| (m.place, m.token, m.forward, m.confidence, self.tokenizer.decode(&[m.token], false));
+        let marks = marks.into_iter().map(marked).collect();
         let (others, notes) =
             finish.as_mut().map(|f| (std::mem::take(&mut f.others), std::mem::take(&mut f.notes))).unwrap_or_default();
-        let other = |other: Alternative| {
-            let text = self.tokenizer.decode(&other.tokens, true);
-            (other.tokens, text, other.score)
-        };
+        let other = |o: Alternative| (o.tokens, o.text, o.score, word(o.reason), o.stop_reason.map(Stop::from));
         let noted = |note: Note| {
             let named = |(token, weight)| (token, weight, self.tokenizer.decode(&[token], false));
             (note.label.to_string(), note.place, note.tokens.into_iter().map(named).collect())
         };
         let others = others.into_iter().map(other).collect();
         let notes = notes.into_iter().map(noted).collect();
-        Chunk { index, text, token_ids, logprobs, origins, pieces, others, notes, finish }
+        Chunk { index, text, token_ids, logprobs, origins, marks, pieces, others, notes, finish, python }
     }
     fn entries(&self, of: &TokenLogprob) -> Vec<Entry> {
         let text = |token: u32| self.tokenizer.decode(&[token], false);
@@ -282,6 +308,7 @@ fn gather(part: &mut Part, first: Event, delta: &mut Delta) -> Option<Event> {
         delta.text.push_str(&more.text);
         delta.logprobs.append(&mut more.logprobs);
         delta.origins.append(&mut more.origins);
+        delta.marks.append(&mut more.marks);
         event = part.handle.try_next();
     }
     match event {
@@ -294,15 +321,15 @@ fn gather(part: &mut Part, first: Event, delta: &mut Delta) -> Option<Event> {
     }
 }
 
-/// The exception of a failed request: a strategy's own exception is its cause, or itself if it is one of ours.
-fn raised(py: Python<'_>, error: Error, cause: &Cause) -> PyErr {
-    let thrown = cause.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match thrown {
+/// The exception of a failed request: what Python code of it threw is its cause, or itself if it is one of ours.
+fn raised(py: Python<'_>, error: Error, link: &Link) -> PyErr {
+    match link.thrown() {
         Some(thrown) if matches!(error, Error::Strategy(_) | Error::Panicked(_)) => {
             if is_ours(py, &thrown) {
                 return thrown;
             }
             let outer = StrategyError::new_err(error.to_string());
+            let _ = outer.value(py).setattr("traceback", traceback(py, &thrown)); // it stays empty at worst
             outer.set_cause(py, Some(thrown));
             outer
         }

@@ -18,7 +18,7 @@ pub mod scoring;
 pub mod search;
 pub mod speculative;
 
-pub use registry::{Card, Entry, ParamSet, RegistryError, System, find, strategy};
+pub use registry::{Card, Entry, ParamSet, ROLES, RegistryError, System, find, strategy};
 
 registry::strategies! {
     autoregressive::plain,

@@ -46,9 +46,22 @@ pub trait System: ParamSet + Clone + Send + 'static {
     fn check(&self) -> Result<(), ParamError> {
         Ok(())
     }
+    /// Whether it asks the judge that comes with its request.
+    fn asks_judge(&self) -> bool {
+        false
+    }
     /// Decode until the sequence is finished.
     fn decode(self, seq: &mut Sequence) -> impl Future<Output = Result<()>>;
 }
+
+/// Roles that models beside the main one may have, each with what asks for it.
+pub const ROLES: &[(&str, &str)] = &[
+    ("draft", "a smaller model of the same family, for strategies that draft with one; the small model of `fs-gen`"),
+    ("expert", "the tuned form of the draft, whose difference to it steers the main model (`fs-gen` as a proxy)"),
+    ("adapter", "trained behind an early layer of the main model, whose head it takes (`kangaroo`)"),
+    ("value", "a model whose logits are values in [-1, 0] (`rectification`)"),
+    ("judge", "a model that scores texts, for searches with `judge=model`"),
+];
 
 /// A registered strategy.
 #[derive(Clone, Copy)]
@@ -66,12 +79,17 @@ impl Entry {
     pub const fn of<S: System>() -> Entry {
         Entry { card: S::CARD, params: S::info, build: build::<S> }
     }
+    /// Whether it can ask the judge that comes with a request: with its parameters as they are unless one is named.
+    pub fn judged(&self) -> bool {
+        (self.build)(&Options::new()).is_ok_and(|strategy| strategy.judged)
+    }
     /// As JSON, for `strategies --json`.
     pub fn describe(&self) -> serde_json::Value {
         serde_json::json!({
             "name": self.card.name,
             "guarantee": self.card.guarantee.as_str(),
             "needs": self.card.needs,
+            "judged": self.judged(),
             "summary": self.card.summary,
             "source": self.card.source,
             "parameters": (self.params)(),
@@ -82,8 +100,9 @@ impl Entry {
 fn build<S: System>(options: &Options) -> Result<Strategy, ParamError> {
     let params = S::parse(S::CARD.name, options)?;
     params.check()?;
-    let guarantee = params.guarantee();
-    Ok(Strategy::new(S::CARD.name, guarantee, move |mut seq| async move { params.decode(&mut seq).await }))
+    let (guarantee, judged) = (params.guarantee(), params.asks_judge());
+    let strategy = Strategy::new(S::CARD.name, guarantee, move |mut seq| async move { params.decode(&mut seq).await });
+    Ok(strategy.judged(judged))
 }
 
 /// Why a strategy cannot be had.

@@ -52,12 +52,10 @@ impl System for Params {
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let found = self.search(seq).await?;
-        for (i, draft) in found.iter().enumerate() {
-            if i > 0 {
-                seq.offer(draft.tokens.clone(), draft.log);
-            }
-        }
-        for &token in found.first().map_or(&[][..], |best| &best.tokens) {
+        let Some((best, others)) = found.split_first() else { return Ok(()) };
+        seq.rate(best.log);
+        others.iter().for_each(|draft| seq.offer(draft.tokens.clone(), draft.log));
+        for &token in &best.tokens {
             if seq.push(token)?.is_none() {
                 break;
             }

@@ -38,10 +38,14 @@ impl System for Params {
     fn check(&self) -> Result<(), ParamError> {
         self.judge_settings().check(Self::CARD.name)
     }
+    fn asks_judge(&self) -> bool {
+        self.judge_settings().asks_request()
+    }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let found = search(&self, seq, &mut |_| ()).await?;
-        hand_in(seq, found.branch, &[])
+        let score = 1.0 - found.h;
+        hand_in(seq, found.branch, score, &[])
     }
 }
 

@@ -69,9 +69,9 @@ impl System for Params {
             }
         }
         let mut texts = ended.texts.into_iter();
-        let Some((chosen, _)) = texts.next() else { return Ok(()) };
+        let Some((chosen, score)) = texts.next() else { return Ok(()) };
         let others: Vec<_> = texts.take(self.texts - 1).map(|(b, score)| (b.tokens().to_vec(), score)).collect();
-        hand_in(seq, chosen, &others)
+        hand_in(seq, chosen, score, &others)
     }
 }
 

@@ -34,6 +34,9 @@ impl System for Params {
         Extraction::parse(Self::CARD.name, "answer", &self.answer)?;
         self.judge_settings().check(Self::CARD.name)
     }
+    fn asks_judge(&self) -> bool {
+        self.judge_settings().asks_request()
+    }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let mut judging = Judging::open(seq, &self.judge_settings())?;
@@ -51,9 +54,10 @@ impl System for Params {
             best(scores.iter().copied())
         };
         let answer = branches.remove(chosen);
+        let score = answer.last();
         branches.sort_by(|a, b| b.last().total_cmp(&a.last()));
         let others: Vec<_> = branches.iter().take(self.texts - 1).map(|b| (b.tokens().to_vec(), b.last())).collect();
         drop(branches);
-        hand_in(seq, answer, &others)
+        hand_in(seq, answer, score, &others)
     }
 }

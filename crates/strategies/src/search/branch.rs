@@ -108,12 +108,13 @@ pub async fn spread(seq: &mut Sequence, n: usize) -> Result<Vec<Branch>> {
     Ok(branches)
 }
 
-/// Hand in the branch that was chosen; what else was found is told with its score.
+/// Hand in the branch that was chosen, with its score; what else was found is told with its own.
 ///
 /// # Errors
 /// As [`Sequence::adopt`].
-pub fn hand_in(seq: &mut Sequence, chosen: Branch, others: &[(Vec<Token>, f64)]) -> Result<()> {
+pub fn hand_in(seq: &mut Sequence, chosen: Branch, score: f64, others: &[(Vec<Token>, f64)]) -> Result<()> {
     seq.adopt(chosen.seq)?;
+    seq.rate(score);
     others.iter().for_each(|(tokens, score)| seq.offer(tokens.clone(), *score));
     Ok(())
 }

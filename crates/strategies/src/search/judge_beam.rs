@@ -37,6 +37,9 @@ impl System for Params {
         }
         self.judge_settings().check(Self::CARD.name)
     }
+    fn asks_judge(&self) -> bool {
+        self.judge_settings().asks_request()
+    }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         if self.n == 1 {
@@ -63,7 +66,8 @@ impl System for Params {
         let chosen = best(ended.iter().map(|b| self.worth(b)));
         let answer = ended.swap_remove(chosen);
         drop(ended);
-        hand_in(seq, answer, &[])
+        let score = self.worth(&answer);
+        hand_in(seq, answer, score, &[])
     }
 }
 

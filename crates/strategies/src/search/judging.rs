@@ -27,6 +27,10 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Whether the judge that comes with the request is asked.
+    pub fn asks_request(&self) -> bool {
+        matches!(self.judge.as_str(), "auto" | "request")
+    }
     /// What must hold between them.
     ///
     /// # Errors

@@ -33,6 +33,9 @@ impl System for Params {
     fn check(&self) -> Result<(), ParamError> {
         self.judge_settings().check(Self::CARD.name)
     }
+    fn asks_judge(&self) -> bool {
+        self.judge_settings().asks_request()
+    }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         if self.n == 1 {
@@ -63,7 +66,8 @@ impl System for Params {
         let chosen = best(particles.iter().map(|p| self.worth(p)));
         let answer = particles.swap_remove(chosen);
         drop(particles);
-        hand_in(seq, answer, &[])
+        let score = self.worth(&answer);
+        hand_in(seq, answer, score, &[])
     }
 }
 

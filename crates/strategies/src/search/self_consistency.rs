@@ -11,6 +11,8 @@ crate::params! {
     /// Where the answer stands in a text: a regular expression whose last match (its first group) it is; empty for the
     /// whole text. Samples without an answer do not vote.
     answer: String = String::new();
+    /// Samples that are told, the answer among them, those of the largest votes first; 1 tells the answer only.
+    texts: usize = 1, within 1.0, 4096.0;
 }
 
 impl System for Params {
@@ -37,8 +39,13 @@ impl System for Params {
         let winner = vote(&answers, &vec![1.0; answers.len()]);
         // The first sample of the majority speaks for it.
         let chosen = answers.iter().position(|a| *a == winner).unwrap_or(0);
-        let answer = branches.swap_remove(chosen);
+        let votes = |answer: &Answer| answers.iter().filter(|a| *a == answer).count() as f64;
+        let mut scores: Vec<f64> = answers.iter().map(votes).collect();
+        let (answer, score) = (branches.remove(chosen), scores.remove(chosen));
+        let mut others: Vec<_> = branches.iter().zip(scores).map(|(b, votes)| (b.tokens().to_vec(), votes)).collect();
         drop(branches);
-        hand_in(seq, answer, &[])
+        others.sort_by(|a, b| b.1.total_cmp(&a.1)); // stable: samples in their order
+        others.truncate(self.texts - 1);
+        hand_in(seq, answer, score, &others)
     }
 }
