@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, bench_diffusion
 from ._companion import companions
 from ._flags import (
     load_plugins,
@@ -26,6 +26,7 @@ from ._flags import (
     sampling_flags,
     strategy_flags,
 )
+from ._show import Show
 from ._strategy import registry, resolve
 from .bench import PROMPTS, bench
 from .doctor import doctor
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"omnidecode: {error}", file=sys.stderr)
         return 2
     except OmnidecodeError as error:
+        print(getattr(error, "traceback", ""), end="", file=sys.stderr)  # of a plugin's code
         print(f"omnidecode: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompts", nargs="*", help="texts to complete; none, or -, reads standard input")
     generate.add_argument("--file", type=Path, help="read prompts from a file: one a line, or JSON lines")
     generate.add_argument("--chat", action="store_true", help="put each prompt through the chat template")
+    generate.add_argument("--show", action="store_true", help="show the canvas of a diffusion strategy as it is decided")
     model_flags(generate)
     strategy_flags(generate)
     sampling_flags(generate)
@@ -89,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     model_flags(timing)
     strategy_flags(timing, name=False)
     sampling_flags(timing)
+    bench_diffusion.add_command(timing)
 
     drawing = _verb(verbs, "report", "draw a run as one HTML page", _report)
     drawing.add_argument(
@@ -135,14 +139,29 @@ def _generate(options: argparse.Namespace) -> int:
     prompts += [sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt for prompt in options.prompts]
     with open_model(options) as llm:
         sampling = read_sampling(options, llm)
+    if options.show and (len(prompts) != 1 or options.json):
+        raise RequestError("--show: expected one prompt, and not --json")
+    if options.show and "mask" not in strategy.spec["needs"]:
+        raise RequestError(f"--show: expected a strategy with a canvas, found {strategy.name!r}")
         asked: list[Any] = [[{"role": "user", "content": p}] if options.chat else p for p in prompts]
         if len(asked) == 1 and sampling.n == 1 and not options.json:
+        if options.show and sampling.n != 1:
+            raise RequestError(f"--n: expected 1 with --show, found {sampling.n}")
             with llm.stream(
-                asked[0], sampling, strategy=strategy, companions=read_companions(options), judge=options.judge
+                asked[0],
+                sampling,
+                strategy=strategy,
+                companions=read_companions(options),
+                judge=options.judge,
+                watch=options.show,
+            show = Show(sys.stdout, llm.card["mask"]) if options.show else None
             ) as stream:
                 for delta in stream:
-                    print(delta.text, end="", flush=True)
-                print()
+                    if show:
+                        show.update(delta.marks)
+                    else:
+                        print(delta.text, end="", flush=True)
+                print(stream.result.outputs[0].text if show else "")
                 print(_facts(stream.result), file=sys.stderr)
             return 0
         with Progress("prompts") as progress:

@@ -185,6 +185,7 @@ class LLM:
         companions: Sequence[CompanionLike] = (),
         judge: JudgeLike = None,
         **template: Any,
+        watch: bool = False,
     ) -> TextStream:
         """Decode one prompt (or one conversation), giving each :class:`Delta` as it is committed::
 
@@ -192,10 +193,12 @@ class LLM:
                 print(delta.text, end="", flush=True)
 
         The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
+        ``watch``: deltas carry the changes of a diffusion strategy's canvas as they are made (:attr:`Delta.marks`).
         or leaving its ``with`` block, cancels the request.
         """
         (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions, judge)
         return TextStream(self._engine, job)
+        job.watch = watch
 
     def astream(
         self,
@@ -206,10 +209,12 @@ class LLM:
         companions: Sequence[CompanionLike] = (),
         judge: JudgeLike = None,
         **template: Any,
+        watch: bool = False,
     ) -> AsyncTextStream:
         """:meth:`stream` for asyncio: ``async for delta in llm.astream(prompt)``."""
         (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions, judge)
         return AsyncTextStream(self._engine, job)
+        job.watch = watch
 
     # Reading the model
 

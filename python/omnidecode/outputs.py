@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["CompletionOutput", "Delta", "Logprob", "Note", "Origin", "RequestOutput", "Usage"]
+__all__ = ["CompletionOutput", "Delta", "Logprob", "Mark", "Note", "Origin", "RequestOutput", "Usage"]
 
 
 @dataclass(slots=True)
@@ -144,8 +144,23 @@ class RequestOutput:
 
 
 @dataclass(slots=True)
+class Mark:
+    """One change of a canvas: ``token_id`` (``text``) stands at ``place`` (prompt included) since the forward ``forward``
+    (as in :class:`Origin`); the mask token where it is undecided. ``confidence``: what the strategy thought of it."""
+
+    place: int
+    token_id: int
+    forward: int
+    confidence: float
+    text: str
+
+
+@dataclass(slots=True)
 class Delta:
-    """What one answer gained since the last time: ``text`` never ends inside a character or a possible stop string."""
+    """What one answer gained since the last time: ``text`` never ends inside a character or a possible stop string.
+
+    ``marks``: changes of the canvas in their order, with ``watch=True``; unlike the rest they may be taken back.
+    """
 
     index: int
     text: str
@@ -153,3 +168,4 @@ class Delta:
     logprobs: list[dict[int, Logprob]] | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    marks: list[Mark] = field(default_factory=list)

@@ -15,6 +15,7 @@ use omnidecode_models::config::GenerationConfig;
 use omnidecode_models::tokenizer::Tokenizer;
 use omnidecode_models::{ChatTemplate, ModelCard, ModelError, Weights};
 use omnidecode_strategies::companions::Vocabulary;
+use omnidecode_strategies::diffusion::likelihood;
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::scoring::listwise;
 use std::path::Path;
@@ -214,6 +215,16 @@ impl Llm {
             return Ok(Vec::new());
         }
         self.read(prompt, Plan::next(Readout::NOTHING.logprobs(labels)), |out| out.root().asked().to_vec())
+    }
+    /// Estimate of the log-likelihood, in nats, of `answer` as the canvas behind `prompt` under a masked diffusion model:
+    /// a Monte Carlo mean over `draws` forwards (LLaDA's, arXiv:2502.09992), the same for the same seed.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] for an empty answer, no draws, a model that does not denoise whole canvases, and tokens that cannot
+    /// be run.
+    pub fn score_canvas(&self, prompt: Vec<Token>, answer: Vec<Token>, draws: usize, seed: u64) -> Result<f64> {
+        self.check(&prompt)?;
+        Ok(likelihood::score(&self.engine, prompt, answer, draws, seed)?)
     }
     /// The tokens of the identifiers `A`, `B`, ... behind an opening bracket, for the strategy `first`.
     ///

@@ -35,6 +35,7 @@ pub struct Asked<'py> {
     function: Option<Function>,
     companions: Vec<Ride>,
     judge: Option<Py<PyAny>>,
+    watch: bool,
 }
 
 impl Asked<'_> {
@@ -48,6 +49,7 @@ impl Asked<'_> {
         let skip_special = self.sampling.getattr("skip_special_tokens")?.extract()?;
         let (strategy, law) = (self.strategy(py, link)?, law(llm, &self.sampling, seed)?);
         let mut request = llm.request_with(self.prompt_ids.clone(), strategy, law, skip_special).map_err(to_python)?;
+        request.watch = self.watch;
         for ride in &self.companions {
             match ride {
                 Ride::Named((name, parameters)) => {
