@@ -1,4 +1,4 @@
-"""The command ``omnidecode``: generate, chat, bench, report, strategies, doctor.
+"""The command ``omnidecode``: generate, chat, bench, report, strategies, watermark, rerank, calibrate, neurons, doctor.
 
 Exit codes: 0 done, 1 it failed, 2 the command line was wrong, 130 interrupted. Answers go to standard output, everything
 else to standard error; ``--json`` prints one JSON value on standard output and nothing else there.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import __version__, bench_diffusion
+from . import __version__, _tools, bench_diffusion
 from ._companion import companions
 from ._flags import (
     load_plugins,
@@ -103,6 +103,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = _verb(verbs, "strategies", "list the strategies and their parameters", _strategies)
     listing.add_argument("names", nargs="*", help="only these")
     listing.add_argument("--companions", action="store_true", help="list the companions instead")
+
+    _tools.add_commands(verbs, _verb)
 
     examine = _verb(verbs, "doctor", "say what this machine and installation offer", _doctor)
     model_flags(examine)

@@ -18,6 +18,7 @@ from ._strategy import Strategy, registry, resolve
 from .errors import ModelError, RequestError
 from .hub import locate
 from .outputs import RequestOutput
+from .rerank import Ranking, rerank
 from .sampling import SamplingParams
 from .streaming import AsyncTextStream, Job, TextStream, gather_async, gather_blocking
 
@@ -222,6 +223,30 @@ class LLM:
         """The log-probability of each token of ``label_ids`` as the next token after ``prompt``: one forward."""
         _, ids = self._tokens(prompt)
         return self._engine.score(ids, _ids("label_ids", label_ids))
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        window: int = 20,
+        stride: int = 10,
+        method: str = "first",
+        words: int = 300,
+        system: str | None = None,
+    ) -> Ranking:
+        """Order documents by how relevant they are to a query: ``.order`` holds their places, the best first. A window
+        slides from the last to the first; ``method``: ``"first"`` (one forward a window), ``"generate"`` or
+        ``"constrained"``, as in :func:`omnidecode.rerank.rerank`, which takes many queries in one batch.
+        """
+        settings: dict[str, Any] = {
+            "window": window,
+            "stride": stride,
+            "method": method,
+            "words": words,
+            "system": system,
+        }
+        return rerank(self, [query], [documents], **settings)[0]
 
     def logits(self, token_ids: Sequence[int]) -> _core.Array:
         """The logits of every row: float32 [rows, vocabulary], on the host.

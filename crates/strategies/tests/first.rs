@@ -54,12 +54,16 @@ fn the_order_is_that_of_the_logits() {
         assert_eq!(order, expected);
         let end = answer.end.as_ref().expect("ended");
         assert_eq!((end.usage.forwards, end.usage.nfe, end.usage.rows), (1, 1, prompt.len()));
-        let [note] = &end.notes[..] else { panic!("one note: {:?}", end.notes) };
-        assert_eq!((note.label, note.place), ("scores", prompt.len()));
+        let [law, note] = &end.notes[..] else { panic!("two notes: {:?}", end.notes) };
+        assert_eq!((note.label, note.place, law.label), ("scores", prompt.len(), "law"));
         let scores = &note.tokens;
         assert_eq!(scores.iter().map(|s| s.0).collect::<Vec<_>>(), order);
         assert!(scores.windows(2).all(|w| w[0].1 >= w[1].1) && scores.iter().all(|s| s.1 < 0.0));
         let likeliest = argmax(&logits);
+        let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        let entropy: f64 = logits.iter().map(|&l| f64::from(l).exp() / sum).map(|p| -p * p.ln()).sum();
+        let [(first, seen)] = law.tokens[..] else { panic!("{law:?}") };
+        assert!(first == likeliest && (f64::from(seen) - entropy).abs() < 1e-4, "{law:?}, {entropy}");
         if LABELS.contains(&likeliest) {
             top += 1;
             assert_eq!(order[0], likeliest, "contract 3");

@@ -183,6 +183,44 @@ fn a_router_finds_some_of_the_disagreements() {
     }
 }
 
+/// Contract 7 and 9 of the learned router: it asks where its machine says so, every token has a note that says who decided,
+/// and the notes agree with the counters.
+#[test]
+fn the_learned_router_and_the_trace() {
+    // Asks where the likeliest token has less than about 0.2: exp(-8 (x - 0.3)^2) against exp(-8 (x - 0.1)^2).
+    let svm = json!({"gamma": 8.0, "bias": 0.0, "vectors": [[0.3], [0.1]], "weights": [-1.0, 1.0]}).to_string();
+    let params = json!({"method": "oracle", "router": "svm", "svm": svm, "trace": 3});
+    for temperature in [0.0, 1.0] {
+        let routed = run(three(13, 19), "fs-gen", params.clone(), temperature);
+        let by_hand = json!({"method": "oracle", "router": "threshold", "threshold": 0.2, "trace": 3});
+        let by_hand = run(three(13, 19), "fs-gen", by_hand, temperature);
+        same(&routed, &by_hand, "the machine is a threshold of 0.2");
+        let mut labels = [0; 3];
+        for a in &routed {
+            let notes = &a.end.as_ref().expect("ended").notes;
+            assert_eq!(notes.len(), a.delta.tokens.len(), "a note a token");
+            let count = |label: &str| notes.iter().filter(|n| n.label == label).count();
+            let (alone, agreed, overruled) = (count("alone"), count("agreed"), count("overruled"));
+            assert_eq!(alone + agreed + overruled, notes.len());
+            assert_eq!((usage(a).drafted, usage(a).accepted), (agreed + overruled, agreed));
+            for note in notes {
+                let law: Vec<f32> = note.tokens.iter().map(|t| t.1).collect();
+                assert!(law.len() == 3 && law.windows(2).all(|w| w[0] >= w[1]) && law.iter().sum::<f32>() < 1.001);
+                assert_eq!(note.label == "alone", law[0] >= 0.2, "{note:?}");
+            }
+            if temperature == 0.0 {
+                let first =
+                    notes.iter().zip(&a.delta.tokens).all(|(n, t)| (n.tokens[0].0 == *t) != (n.label == "overruled"));
+                assert!(first, "greedy: overruled is another token than the small model's first");
+            }
+            labels = [labels[0] + alone, labels[1] + agreed, labels[2] + overruled];
+        }
+        assert!(labels.iter().all(|&n| n > 0), "{labels:?}");
+        let silent = json!({"method": "oracle", "router": "threshold", "threshold": 0.2});
+        same(&run(three(13, 19), "fs-gen", silent, temperature), &routed, "a trace changes nothing");
+    }
+}
+
 #[test]
 fn an_expert_that_is_missing_is_said() {
     let answers = run(networks(), "fs-gen", json!({"method": "proxy"}), 0.0);
@@ -192,6 +230,10 @@ fn an_expert_that_is_missing_is_said() {
         json!({"threshold": 0.2}),
         json!({"method": "speculative", "router": "delta"}),
         json!({"method": "vote"}),
+        json!({"router": "svm"}),
+        json!({"router": "svm", "svm": "{}"}),
+        json!({"svm": "{\"gamma\": 1, \"bias\": 0, \"vectors\": [[1]], \"weights\": [1]}"}),
+        json!({"method": "speculative", "trace": 3}),
     ] {
         assert!(strategy("fs-gen", &options(wrong.clone())).is_err(), "{wrong}");
     }

@@ -182,6 +182,39 @@ fn longer_drafts_never_commit_less_a_round() {
     }
 }
 
+/// Which tokens exited where: every drafted token is in a note, kept ones as `early` at their places, and a trace changes
+/// nothing.
+#[test]
+fn the_trace_tells_where_tokens_left() {
+    for (adapter, temperature) in [(2..LAYERS, 0.0), (0..1, 1.0)] {
+        let asked = asked(8, temperature);
+        let go = |trace: bool| {
+            let params = json!({"exit_layer": 2, "gamma": 4, "eta": 0.1, "adaptive": false, "trace": trace});
+            decode(Some(Slice::of(adapter.clone())), "kangaroo", params, &asked)
+        };
+        for (i, (answer, silent)) in go(true).iter().zip(&go(false)).enumerate() {
+            assert_eq!(answer.delta.tokens, silent.delta.tokens);
+            assert!(silent.end.as_ref().expect("ended").notes.is_empty());
+            let (u, prompt) = (usage(answer), asked[i].0.len());
+            let notes = &answer.end.as_ref().expect("ended").notes;
+            let all = |label: &str| notes.iter().filter(|n| n.label == label).map(|n| n.tokens.len()).sum::<usize>();
+            assert_eq!((all("early") + all("late"), all("early")), (u.drafted, u.accepted));
+            for note in notes {
+                assert!(note.tokens.iter().all(|t| (0.0..=1.0).contains(&t.1)), "confidences: {note:?}");
+                let at = note.place - prompt;
+                if note.label == "early" {
+                    let kept = answer.delta.tokens.iter().skip(at).zip(&answer.delta.origins[at..]);
+                    for ((token, origin), early) in kept.zip(&note.tokens) {
+                        assert_eq!((*token, origin.source), (early.0, Source::Draft), "prompt {i}: {note:?}");
+                    }
+                } else if let Some(token) = answer.delta.tokens.get(at) {
+                    assert_ne!(*token, note.tokens[0].0, "prompt {i}: refused for another: {note:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_said() {
     let fails = |adapter: Option<Slice>, params: serde_json::Value| {

@@ -69,6 +69,24 @@ fn nothing_left_out_is_plain() {
     assert!(differ > 3, "leaving out 40 % of the tokens changes {differ} of 24 answers");
 }
 
+/// Contract 1: with nothing left out the logits are plain decoding's to the bit: log-probabilities of the twenty likeliest
+/// tokens at every step, through one forward a step and through three.
+#[test]
+fn nothing_left_out_has_the_logits_of_plain() {
+    let text = prompt(70);
+    let ask = |name: &str, params: serde_json::Value| {
+        let sampling = Sampling { logprobs: Some(20), max_tokens: Some(12), ignore_eos: true, ..Sampling::default() };
+        let answer = run(vec![request(name, &options(params), &text, &sampling)]).remove(0);
+        answer.delta.logprobs.iter().map(|l| format!("{l:?}")).collect::<Vec<_>>()
+    };
+    let plain = ask("plain", json!({}));
+    assert_eq!(plain.len(), 12);
+    for params in [json!({"drop": [0.0]}), json!({"after": [0.34, 0.67], "drop": [0.5]})] {
+        assert_eq!(ask("lazyllm", params.clone()), plain, "{params}");
+    }
+    assert_ne!(ask("lazyllm", json!({"drop": [40.0]})), plain, "leaving tokens out shows");
+}
+
 /// Contract 5: rows at a layer after m prunings follow the integer rule.
 #[test]
 fn rows_shrink_layer_by_layer() {

@@ -1,7 +1,8 @@
 //! FIRST (arXiv:2406.15657, sheet 01): the passages of a window are ordered by what the model would say first: one
 //! prefill, no decoding.
 //!
-//! The answer is the permutation, as label tokens; the result's note `scores` holds them with their raw log-probabilities.
+//! The answer is the permutation, as label tokens; the result's note `scores` holds them with their raw log-probabilities,
+//! the note `law` the likeliest of all tokens with the entropy of the law in nats.
 //! `listwise` has the windows, the question and the labels.
 use crate::params::ParamError;
 use crate::registry::{Card, System};
@@ -54,7 +55,13 @@ impl System for Params {
         }
         let ranked = match self.mode.as_str() {
             "generate" => self.generate(seq, labels).await?,
-            _ => rank(seq, labels).await?,
+            _ => {
+                let (ranked, law) = rank(seq, labels).await?;
+                if let Some(law) = law {
+                    seq.note("law", seq.len(), vec![law]);
+                }
+                ranked
+            }
         };
         seq.note("scores", seq.len(), ranked.clone());
         for (label, _) in ranked {
@@ -66,19 +73,23 @@ impl System for Params {
     }
 }
 
-/// Labels by their raw log-probability after the sequence, likeliest first, ties in their old order. Raw: a companion or
-/// a temperature has no say.
+/// Labels with their log-probabilities; the likeliest token of all with the entropy in nats.
+type Ranked = (Vec<(Token, f32)>, Option<(Token, f32)>);
+
+/// Labels by their raw log-probability after the sequence, likeliest first, ties in their old order; and the
+/// likeliest of all tokens with the entropy of the law, unless there was nothing to ask. Raw: a temperature or a law on logits has no say.
 ///
 /// # Errors
 /// As [`Sequence::next`].
-pub async fn rank(seq: &mut Sequence, labels: Vec<Token>) -> Result<Vec<(Token, f32)>> {
+pub async fn rank(seq: &mut Sequence, labels: Vec<Token>) -> Result<Ranked> {
     if labels.len() < 2 {
-        return Ok(labels.into_iter().map(|t| (t, 0.0)).collect());
+        return Ok((labels.into_iter().map(|t| (t, 0.0)).collect(), None));
     }
-    let seen = seq.next(Readout::NOTHING.logprobs(labels.clone())).await?;
+    let seen = seq.next(Readout::NOTHING.stats().logprobs(labels.clone())).await?;
     let mut ranked: Vec<(Token, f32)> = labels.into_iter().zip(seen.root().asked().iter().copied()).collect();
     ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
-    Ok(ranked)
+    let law = seen.root().stats();
+    Ok((ranked, Some((law.argmax, law.entropy))))
 }
 
 impl Params {
@@ -87,7 +98,7 @@ impl Params {
         let mut text = seq.fork(0);
         let mut written = Vec::with_capacity(left.len());
         while !left.is_empty() {
-            let best = rank(&mut text, left.clone()).await?[0];
+            let best = rank(&mut text, left.clone()).await?.0[0];
             left.retain(|t| *t != best.0);
             written.push(best);
             if !left.is_empty() {
