@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from omnidecode.train import checkpoint, find, loop, target
+from omnidecode.train import checkpoint, find, gguf, loop
 from omnidecode.train.decode import continue_text
+from omnidecode.train.lessons import read_texts
 from omnidecode.train.model import Llama, Shape
 from omnidecode.train.write import question
 
@@ -20,7 +21,7 @@ def world(tmp_path_factory):
     """A target of four layers, and 60 texts that it wrote."""
     folder = tmp_path_factory.mktemp("target")
     torch.manual_seed(0)
-    model = Llama(Shape(hidden=48, intermediate=96, layers=4, heads=4, kv_heads=2))
+    model = Llama(Shape(hidden=64, intermediate=96, layers=4, heads=4, kv_heads=2))
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(20)  # a peaked law, so that there is something to learn
         for layer in model.model.layers[1:]:  # and one that the first layer alone does not know
@@ -35,25 +36,45 @@ def world(tmp_path_factory):
     return folder, text
 
 
-@pytest.mark.parametrize("name", ["draft", "kangaroo"])
+#: Small enough for the target of these tests.
+SMALL = {
+    "draft": dict(shape=dict(hidden=32, intermediate=64, layers=2, heads=2), learning_rate=2e-2),
+    "kangaroo": dict(exit_layer=1, learning_rate=5e-3),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_drafter_learns_its_target(name, world, tmp_path):
-    what = replace(
-        find(name),
-        target=world[0],
-        text=world[1],
-        learning_rate=5e-3,
-        **(dict(exit_layer=1) if name == "kangaroo" else {}),
-    )
+    what = replace(find(name), target=world[0], text=world[1], **SMALL[name])
     untrained = what.evaluate(what.build().eval(), 3)
     losses = loop.train(what, tmp_path, steps=60, progress=False)
     assert sum(losses[-10:]) < 0.95 * sum(losses[:10]), losses
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert (
-        config["vocab_size"] == 104 and json.loads((tmp_path / "training.json").read_text())["target"] == world[0].name
-    )
+    assert json.loads((tmp_path / "training.json").read_text())["target"] == world[0].name
     trained = what.evaluate(what.load(tmp_path).eval(), 3)
     assert trained[0]["tokens"] == untrained[0]["tokens"] > 20
     assert trained[0]["acceptance"] > untrained[0]["acceptance"]
+
+
+def test_the_draft_is_written_as_gguf_and_read_back(world, tmp_path):
+    what = replace(find("draft"), target=world[0], text=world[1], **SMALL["draft"])
+    model = what.build()
+    what.export(model, tmp_path, {})
+    facts, tensors = gguf.read_gguf(tmp_path / "model.gguf")
+    assert (
+        facts["llama.embedding_length"] == 32 and facts["llama.vocab_size"] == len(tensors["token_embd.weight"]) == 104
+    )
+    back = what.load(tmp_path)
+    for (name, a), b in zip(model.named_parameters(), back.parameters()):
+        # 8 bits: half a step of a block's largest value
+        assert (a - b).abs().max() <= a.abs().max() / 127 * 0.51, name
+    ids = torch.arange(8, 40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), back(ids), atol=0.1, rtol=0.1)
+
+
+def test_a_draft_is_not_wider_than_its_target(world):
+    with pytest.raises(ValueError, match="hidden: expected at most the target's 64, found 128"):
+        replace(find("draft"), target=world[0], text=world[1]).build()
 
 
 def test_the_adapter_has_the_names_of_the_reference_and_leaves_the_target_alone(world, tmp_path):
@@ -63,23 +84,31 @@ def test_the_adapter_has_the_names_of_the_reference_and_leaves_the_target_alone(
     assert all(torch.equal(before[n], t) for n, t in what.model_of_target().state_dict().items())
     names = {f"layers.0.self_attn.{c}_proj.weight" for c in "qkvo"} | {"layers.0.input_layernorm.weight", "norm.weight"}
     tensors = checkpoint.read_safetensors(tmp_path / "model.safetensors")
-    assert tensors.keys() == names and tensors["layers.0.self_attn.k_proj.weight"].shape == (48, 48)
+    assert tensors.keys() == names and tensors["layers.0.self_attn.k_proj.weight"].shape == (64, 64)
     assert json.loads((tmp_path / "config.json").read_text())["exit_layer"] == 2
 
 
-def test_the_teacher_stands_at_the_same_position_and_only_written_tokens_count(world):
+def test_lessons_are_what_the_target_says_of_written_tokens(world):
     what = replace(find("kangaroo"), target=world[0], text=world[1], exit_layer=3)
-    row = what.texts(held=False)[0]
-    teacher, student = what.judged(what.build(), row)
-    ids = torch.tensor([row["ids"]])
+    lesson = what.lessons(held=False)[0]
+    row = read_texts(world[1])[0]
+    assert lesson.ids.tolist() == row["ids"] and lesson.rows == slice(row["prompt"] - 1, len(row["ids"]) - 1)
+    target, ids, taps = what.model_of_target(), lesson.ids[None], {3: None}
+    mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
     with torch.no_grad():
-        want = what.model_of_target()(ids)[0, row["prompt"] - 1 : -1]
-    assert teacher.shape == student.shape == want.shape == (len(row["ids"]) - row["prompt"], 104)
-    torch.testing.assert_close(teacher, want, atol=0.05, rtol=0.01)  # the states were kept in float16
+        states, _ = target.states(target.embed(ids), torch.arange(ids.shape[1]), mask, taps=taps)
+        want = target.head(states)[0, lesson.rows]
+        assert what.guesses(what.build(), lesson, torch.arange(4)).shape == (4, 104)
+    assert lesson.choices.shape == (len(row["ids"]) - row["prompt"], 64)
+    torch.testing.assert_close(lesson.choices[:, 0].long(), want.argmax(-1))
+    torch.testing.assert_close(
+        lesson.shares.float(), want.softmax(-1).gather(-1, lesson.choices.long()), atol=0.01, rtol=0.02
+    )
+    torch.testing.assert_close(lesson.entering.float(), taps[3][0, :-1], atol=0.05, rtol=0.02)
 
 
 def test_the_exit_must_lie_inside_the_target(world):
-    with pytest.raises(ValueError, match="exit_layer: expected 1 to 3, found 4"):
+    with pytest.raises(ValueError, match="exit_layer: expected 1 to 3, found 6"):
         replace(find("kangaroo"), target=world[0], text=world[1]).build()
 
 
@@ -114,14 +143,14 @@ def test_gguf_blocks_are_read_as_the_format_says(tmp_path):
         body, at = body + raw, at + len(raw)
     path = tmp_path / "x.gguf"
     path.write_bytes(head + b"\0" * (-len(head) % 32) + body)
-    facts, tensors = target.read_gguf(path)
+    facts, tensors = gguf.read_gguf(path)
     assert facts == {"general.architecture": "llama", "eps": 0.5}
     assert np.array_equal(tensors["plain"], np.arange(8, dtype=np.float32).reshape(2, 4))
     assert np.array_equal(tensors["eight"][0], 0.25 * bytes8)
     assert np.array_equal(tensors["four"][0], 0.25 * nibbles - 1.5)
     path.write_bytes(b"GGML" + bytes(20))
     with pytest.raises(ValueError, match="expected GGUF of version 2 or 3"):
-        target.read_gguf(path)
+        gguf.read_gguf(path)
 
 
 def test_prompts_are_read_from_plain_lines_and_json():

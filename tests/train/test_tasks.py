@@ -6,6 +6,7 @@ import pytest
 
 from omnidecode.train import RECIPES, alphabet, find
 from omnidecode.train.recipe import canvas_text, held_out, questions
+from omnidecode.train.sums import rate
 
 TASKS = {r: find(r).task for r in RECIPES if isinstance(find(r).task.canvas, int) and find(r).task.canvas}
 
@@ -49,8 +50,23 @@ def test_judges_know_right_from_wrong():
     assert not sudoku.judge("4234341221434320=", "1234341221434321"), "a given digit was changed"
     assert not sudoku.judge("0000000000000000=", "1234123412341234")
     graphs = find("prosqa-cot").task
-    assert graphs.judge("AB,CD,BE:A?E|D", "BE#E")
-    assert not graphs.judge("AB,CD,BE:A?E|D", "D#D")
+    assert graphs.judge("EB,CD,BA:E?A|D", "EB,BA,#A") and graphs.judge("EB,CD,BA:E?A|D", "#A")
+    assert not graphs.judge("EB,CD,BA:E?A|D", "CD,#D") and not graphs.judge("EB,CD,BA:E?A|D", "#B"), "not asked for"
+    sums = find("sums-ar").task
+    assert sums.judge("65+7-8=", "65,72,64")
+    assert not sums.judge("65+7-8=", "65,73,64") and not sums.judge("65+7-8=", "65,72")
+
+
+def test_a_text_on_the_way_is_rated_by_its_whole_steps():
+    for text, finished, worth in [
+        ("65,72,64", True, 1.0),
+        ("65,72", True, 0.0),
+        ("65,72,6", False, 1.0),
+        ("65,73,6", False, 0.0),
+        ("", False, 1.0),
+        ("65,72,64,1,", False, 0.0),
+    ]:
+        assert rate("65+7-8=", text, finished) == worth, text
 
 
 def test_the_canvas_is_filled_with_eos_and_lengths_are_checked():

@@ -18,6 +18,7 @@ RECIPES: dict[str, str] = {
     "chains-long-ar": "chains",
     "chains-long-diffusion": "chains",
     "countdown-ar": "countdown",
+    "sums-ar": "sums",
     "prosqa-coconut": "prosqa",
     "prosqa-cot": "prosqa",
     "draft": "draft",

@@ -27,7 +27,7 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
         at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begins aligned to 8 bytes
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, t in sorted(tensors.items()):
             file.write(t.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -68,11 +68,11 @@ def load(folder: Path) -> Llama:
 
 def save_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
     """What `--resume` needs. Random numbers are keyed by (seed, step), so no generator state is kept."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         torch.save(dict(model=model.state_dict(), optimizer=optimizer.state_dict(), facts=facts), file)
 
 
-class _replacing:
+class replacing:
     """An open file that takes the place of `path` when it was written whole: an interrupted run leaves the old one."""
 
     def __init__(self, path: Path):

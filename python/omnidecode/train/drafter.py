@@ -1,14 +1,14 @@
-"""What the recipes of drafters share: a frozen target, text that it wrote, and how well a drafter guesses it."""
+"""What the recipes of drafters share: a frozen target, lessons from text that it wrote, how well a drafter guesses it."""
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from omnidecode.train.lessons import Lesson, lessons
 from omnidecode.train.recipe import Recipe, Row, Task
 
 
@@ -16,16 +16,6 @@ class Text(Task):
     """Not a task with a judge: texts that a target wrote (`train.write`)."""
 
     prompt = canvas = block = 0
-
-
-@lru_cache(maxsize=2)
-def read_texts(path: Path) -> list[dict[str, Any]]:
-    """Rows `{ids, prompt}` with at least two written tokens. Raises `ValueError` if there are fewer than 20."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    rows = [r for r in rows if len(r["ids"]) >= r["prompt"] + 2]
-    if len(rows) < 20:
-        raise ValueError(f"{path}: expected at least 20 texts with two written tokens or more, found {len(rows)}")
-    return rows
 
 
 @lru_cache(maxsize=1)
@@ -37,13 +27,18 @@ def read_target(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class Drafter(Recipe):
-    """A recipe over `text` (JSON lines) that `target` wrote. Every twentieth text is held out."""
+    """A recipe over `text` (JSON lines) that `target` wrote. Every twentieth text is held out.
+
+    Loss: soft cross-entropy with the target's own law at the same place (sheet 00-drafter-training, `ce_soft`).
+    """
 
     task: Task = Text()
     target: Path | None = None
     text: Path | None = None
     #: Longest text, in tokens; longer ones are cut at the right.
-    window: int = 256
+    window: int = 384
+    #: Most places of a text that a step asks about, drawn anew each time: the head costs more than the rest.
+    places: int = 64
 
     def model_of_target(self) -> Any:
         if self.target is None or self.text is None:
@@ -52,27 +47,46 @@ class Drafter(Recipe):
             )
         return read_target(self.target)
 
-    def texts(self, held: bool) -> list[dict[str, Any]]:
-        self.model_of_target()
-        return [r for i, r in enumerate(read_texts(self.text)) if (i % 20 == 19) == held]
+    def all_lessons(self) -> list[Lesson]:
+        """Those of all texts; `Kangaroo` wants states as well."""
+        return lessons(self.target, self.text, self.window, 0)
 
-    def draw(self, seed: int, step: int) -> list[dict[str, Any]]:
-        """The texts of a step, a function of (seed, step) alone."""
-        return random.Random(f"{seed}:{step}").sample(self.texts(held=False), self.batch)
+    def lessons(self, held: bool) -> list[Lesson]:
+        """Those of one side of the split."""
+        self.model_of_target()
+        return [lesson for i, lesson in enumerate(self.all_lessons()) if (i % 20 == 19) == held]
+
+    def guesses(self, model: Any, lesson: Lesson, rows: Any) -> Any:
+        """The drafter's logits [rows, vocabulary] at rows (numbers within the text) of a lesson."""
+        raise NotImplementedError
+
+    def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
+        """Of `batch` texts, a function of (seed, step) alone; and the places it asked about."""
+        import torch
+
+        source = random.Random(f"{seed}:{step}")
+        total, count = torch.zeros(()), 0
+        for lesson in source.sample(self.lessons(held=False), self.batch):
+            written = len(lesson.choices)
+            asked = torch.tensor(sorted(source.sample(range(written), min(written, self.places))))
+            student = self.guesses(model, lesson, asked + lesson.rows.start).log_softmax(-1)
+            taught = student.gather(-1, lesson.choices[asked].long())
+            total = total - (lesson.shares[asked].float() * taught).sum()
+            count += len(asked)
+        return total / count, count
 
     def evaluate(self, model: Any, count: int, items: Any = None) -> list[Row]:
-        """On held-out text: expected acceptance at temperature 1, sum over v of min(p, q); and how often the first choices agree."""
+        """On held-out text: expected acceptance at temperature 1, the sum of min(p, q) over the target's likeliest choices;
+        and how often the first choices agree."""
         import torch
 
         total = agree = accept = 0.0
         with torch.no_grad():
-            for row in self.texts(held=True)[:count]:
-                p, q = (logits.softmax(-1) for logits in self.judged(model, row))
-                total += len(p)
-                accept += torch.minimum(p, q).sum().item()
-                agree += (p.argmax(-1) == q.argmax(-1)).sum().item()
+            for lesson in self.lessons(held=True)[:count]:
+                rows = torch.arange(lesson.rows.start, lesson.rows.stop)
+                guess = self.guesses(model, lesson, rows).softmax(-1)
+                choices = lesson.choices.long()
+                total += len(rows)
+                accept += torch.minimum(lesson.shares.float(), guess.gather(-1, choices)).sum().item()
+                agree += (choices[:, 0] == guess.argmax(-1)).sum().item()
         return [dict(tokens=int(total), acceptance=round(accept / total, 3), agreement=round(agree / total, 3))]
-
-    def judged(self, model: Any, row: dict[str, Any]) -> tuple[Any, Any]:
-        """Target's and drafter's logits of one text, [written tokens, vocabulary] each: row j speaks of written token j."""
-        raise NotImplementedError

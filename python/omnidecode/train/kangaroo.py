@@ -1,50 +1,41 @@
 """The adapter of Kangaroo (arXiv:2404.18911, sheet 50): attention without a feed-forward part, behind the first layers.
 
 Draft distribution: softmax(W RMS(x + Attention(RMS(x)))), x the states that leave layer `exit_layer`, W the target's head,
-frozen and shared. Taught by the target's own distribution at the same position (soft cross-entropy).
+frozen and shared. Taught by the target's own law at the same place (soft cross-entropy).
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omnidecode.train.drafter import Drafter, read_target, read_texts
+from omnidecode.train.drafter import Drafter
+from omnidecode.train.lessons import Lesson, lessons
 
 
 @dataclass(frozen=True)
 class Kangaroo(Drafter):
-    exit_layer: int = 4
+    exit_layer: int = 6
 
     def build(self) -> Any:
-        shape = self.model_of_target().shape
-        if not 0 < self.exit_layer < shape.layers:
-            raise ValueError(f"exit_layer: expected 1 to {shape.layers - 1}, found {self.exit_layer}")
-        return _adapter(shape)
-
-    def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
-        import torch
-
-        total, count = torch.zeros(()), 0
-        for row in self.draw(seed, step):
-            teacher, student = self.judged(model, row)
-            total = total - (teacher.softmax(-1) * student.log_softmax(-1)).sum()
-            count += len(teacher)
-        return total / count, count
-
-    def judged(self, model: Any, row: dict[str, Any]) -> tuple[Any, Any]:
         import torch
 
         target = self.model_of_target()
-        at = next(i for i, r in enumerate(read_texts(self.text)) if r is row)
-        entering, final = _capture(self.target, self.text, at, self.window, self.exit_layer)
-        rows = slice(row["prompt"] - 1, final.shape[0] - 1)
-        with torch.no_grad():
-            teacher = target.head(final[rows].float())
-        return teacher, target.head(model(entering.float()[None])[0, rows])
+        shape = target.shape
+        if not 0 < self.exit_layer < shape.layers:
+            raise ValueError(f"exit_layer: expected 1 to {shape.layers - 1}, found {self.exit_layer}")
+        adapter = _adapter(shape)
+        with torch.no_grad():  # the head expects states that went through this norm; small, so that it begins unsure
+            adapter.norm.weight.copy_(target.model.norm.weight / 8)
+        return adapter
+
+    def all_lessons(self) -> list[Lesson]:
+        return lessons(self.target, self.text, self.window, self.exit_layer)
+
+    def guesses(self, model: Any, lesson: Lesson, rows: Any) -> Any:
+        return self.model_of_target().head(model(lesson.entering.float()[None])[0, rows])
 
     def export(self, model: Any, folder: Any, facts: dict[str, Any]) -> None:
         from omnidecode.train import checkpoint
@@ -101,7 +92,7 @@ def _adapter(shape: Any) -> Any:
             layer = nn.Module()
             layer.input_layernorm, layer.self_attn = nn.RMSNorm(own.hidden, own.norm_eps), Attention(own)
             self.layers, self.norm = nn.ModuleList([layer]), nn.RMSNorm(own.hidden, own.norm_eps)
-            nn.init.zeros_(layer.self_attn.o_proj.weight)  # begins as the head on the exit layer's states
+            nn.init.zeros_(layer.self_attn.o_proj.weight)  # begins as the norm and the head alone
             place_rotary(self, own)
 
         def forward(self, x: Any) -> Any:
@@ -114,18 +105,4 @@ def _adapter(shape: Any) -> Any:
     return Adapter()
 
 
-@lru_cache(maxsize=4096)
-def _capture(target: Path, text: Path, at: int, window: int, exit_layer: int) -> tuple[Any, Any]:
-    """States of text `at` that leave the exit layer, and those after the final norm; float16, each made once."""
-    import torch
-
-    model = read_target(target)
-    ids = torch.tensor([read_texts(text)[at]["ids"][:window]])
-    taps: dict[int, Any] = {exit_layer: None}
-    with torch.no_grad():
-        mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
-        final, _ = model.states(model.embed(ids), torch.arange(ids.shape[1]), mask, taps=taps)
-    return taps[exit_layer][0].half(), final[0].half()
-
-
-RECIPES = {"kangaroo": Kangaroo("kangaroo", steps=600, batch=2, learning_rate=1e-3)}
+RECIPES = {"kangaroo": Kangaroo("kangaroo", steps=600, batch=4, learning_rate=1e-3)}

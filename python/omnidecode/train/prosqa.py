@@ -1,8 +1,12 @@
-"""Which of two nodes can be reached: graphs of 6 to 9 nodes after ProsQA, by written steps or by continuous thoughts.
+"""What a thing is: small taxonomies after ProsQA, by written steps or by continuous thoughts.
 
-`AB,CD,BE:A?E|D` asks whether E or D can be reached from A; the written answer is the path, a node a step, and the node asked
-for: `BE#E`. Coconut (arXiv:2412.06769, sheet 34) replaces the first s steps by s thoughts: behind `<|start-latent|>` the state
-after the final norm is fed back as the next input, s times, then comes `<|end-latent|>` and the rest of the answer.
+`EB,CD,BA:E?A|D` says that every E is a B, and so on, and asks whether an E is an A or a D; the written answer is the path, an
+edge a step, and the node asked for: `EB,BA,#A`. Coconut (arXiv:2412.06769, sheet 34) replaces the first s steps by s thoughts:
+behind `<|start-latent|>` the state after the final norm is fed back as the next input, s times, then comes
+`<|end-latent|>` and the rest of the answer.
+
+A node is one thing only, where ProsQA's graphs branch: the way is found by looking up edges, without a search. (Questions from
+above, which of two nodes below a node, were tried: a model of this size guesses the end rather than learn to look up.)
 """
 
 from __future__ import annotations
@@ -13,60 +17,103 @@ from dataclasses import dataclass
 from typing import Any
 
 from omnidecode.train import alphabet
-from omnidecode.train.recipe import Recipe, Row, Task, questions
+from omnidecode.train.recipe import Recipe, Row, Task, held_out, questions
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HOPS = 3
+#: Questions of one graph in a text of `prosqa-cot`: looking up an edge is learned from many of them, not from many graphs.
+DRILL = 6
 
 
 class Graphs(Task):
     prompt, canvas, block = 0, 24, 24
 
     def sample(self, random: random.Random) -> tuple[str, str]:
-        """A graph grown from two roots; the question starts at the first, whose nodes are the right ones. 2 or 3 hops."""
+        """Two trees of 9 to 12 nodes in all; the question climbs 2 or 3 edges."""
         while True:
-            nodes = random.sample(LETTERS, random.randint(6, 9))
-            root, parents = nodes[0], {}
-            for at, node in enumerate(nodes[2:], 2):
-                parents[node] = random.sample(nodes[:at], random.choice((1, 1, 2)))
-            edges = [p + node for node, ps in parents.items() for p in ps]
-            paths = reach(edges, root)
-            leaves = [n for n in nodes if not any(n == e[0] for e in edges)]
-            right = [n for n in leaves if n in paths and 2 <= len(paths[n]) <= HOPS]
-            wrong = [n for n in leaves if n not in paths and n in parents]
-            if right and wrong:
-                target = random.choice(right)
-                pair = [target, random.choice(wrong)]
-                random.shuffle(pair)
-                random.shuffle(edges)
-                path = "".join(edge[1] for edge in paths[target])
-                return f"{','.join(edges)}:{root}?{'|'.join(pair)}", f"{path}#{target}"
+            if found := ask(random, forest(random), least=2):
+                return found
 
     def judge(self, question: str, answer: str) -> bool:
         edges, query = question.split(":")
-        found = answer.partition("#")[2]
-        return found in query[2:].split("|") and found in reach(edges.split(","), query[0])
+        found = answer.rpartition("#")[2]
+        return found in query[2:].split("|") and found in climb(edges.split(","), query[0])
 
 
-def reach(edges: list[str], root: str) -> dict[str, list[str]]:
-    """Every node that `root` leads to, with the edges of a shortest path (first in order of `edges` where several)."""
-    paths: dict[str, list[str]] = {root: []}
-    front = [root]
-    while front:
-        ahead = []
-        for node in front:
-            for edge in edges:
-                if edge[0] == node and edge[1] not in paths:
-                    paths[edge[1]] = paths[node] + [edge]
-                    ahead.append(edge[1])
-        front = ahead
-    return paths
+def forest(random: random.Random) -> list[str]:
+    """Edges of two trees, node and parent, mixed; no node is deeper than `HOPS`."""
+    nodes = random.sample(LETTERS, random.randint(9, 12))
+    depth = {nodes[0]: 0, nodes[1]: 0}
+    edges = []
+    for node in nodes[2:]:
+        parent = random.choice([n for n, d in depth.items() if d < HOPS])
+        depth[node] = depth[parent] + 1
+        edges.append(node + parent)
+    random.shuffle(edges)
+    return edges
+
+
+def ask(random: random.Random, edges: list[str], least: int) -> tuple[str, str] | None:
+    """A question whose end lies at least `least` edges above its start, against a node that is no ancestor; and its answer."""
+    paths = [path for e in edges if len(path := climb(edges, e[0])) > least]
+    if not paths:
+        return None
+    path = random.choice(paths)
+    right = path[least:]
+    wrong = sorted({e[1] for e in edges} - set(path))
+    if not right or not wrong:
+        return None
+    target = random.choice(right)
+    pair = [target, random.choice(wrong)]
+    random.shuffle(pair)
+    steps = "".join(f"{a}{b}," for a, b in zip(path, path[1 : path.index(target) + 1]))
+    return f"{','.join(edges)}:{path[0]}?{'|'.join(pair)}", f"{steps}#{target}"
+
+
+def climb(edges: list[str], start: str) -> list[str]:
+    """`start` and all that it is, nearest first."""
+    parent = {e[0]: e[1] for e in edges}
+    path = [start]
+    while path[-1] in parent:
+        path.append(parent[path[-1]])
+    return path
 
 
 def answer_behind(answer: str, thoughts: int) -> str:
     """What is still written when the first `thoughts` steps are thought."""
     path, _, end = answer.partition("#")
-    return path[thoughts:] + "#" + end
+    return path[3 * thoughts :] + "#" + end
+
+
+@dataclass(frozen=True)
+class Written(Recipe):
+    """Chain of thought. A text is one graph with `DRILL` questions."""
+
+    def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
+        import torch
+        import torch.nn.functional as F
+
+        source = random.Random(f"{seed}:{step}")
+        texts, answers = zip(*(drill(source) for _ in range(self.batch)))
+        width = max(map(len, texts))
+        ids = torch.tensor([t + [alphabet.PAD] * (width - len(t)) for t in texts])
+        wanted = torch.tensor([a + [False] * (width - len(a)) for a in answers])[:, 1:]
+        rows = torch.nn.functional.pad(wanted, (0, 1)).flatten().nonzero()[:, 0]
+        return F.cross_entropy(model(ids, rows), ids[:, 1:][wanted]), ids.numel()
+
+
+def drill(random: random.Random) -> tuple[list[int], list[bool]]:
+    """Tokens of a text with `DRILL` questions, none of them held out, and which of the tokens are answers."""
+    edges = forest(random)
+    text = [alphabet.BOS, *alphabet.encode(",".join(edges) + ":")]
+    answers = [False] * len(text)
+    for _ in range(DRILL):
+        found = ask(random, edges, least=2)
+        if found and not held_out(found[0]):
+            query, answer = alphabet.encode(found[0].partition(":")[2]), [*alphabet.encode(found[1]), alphabet.EOS]
+            text += query + answer
+            answers += [False] * len(query) + [True] * len(answer)
+    return text, answers
 
 
 @dataclass(frozen=True)
@@ -166,8 +213,8 @@ def think(model: Any, prompts: list[list[int]], thoughts: int, limit: int) -> li
 
 
 TASK = Graphs()
-SHAPE = dict(attention="causal")
+SHAPE = dict(attention="causal", layers=4)
 RECIPES = {
-    "prosqa-cot": Recipe("prosqa-cot", TASK, SHAPE, steps=800, batch=64, learning_rate=3e-3),
+    "prosqa-cot": Written("prosqa-cot", TASK, SHAPE, steps=1200, batch=24, learning_rate=3e-3),
     "prosqa-coconut": Coconut("prosqa-coconut", TASK, SHAPE, steps=800, batch=64, learning_rate=1e-3),
 }
