@@ -1,0 +1,147 @@
+//! Everything in one engine: 64 requests of all strategies that the table networks can carry, with companions, that arrive and
+//! are cancelled at random. What a request says does not depend on the crowd, and nothing stays behind.
+#[path = "common/bent.rs"]
+mod bent;
+mod common;
+
+use bent::attach;
+use common::{config, denoises, options, prompts, request, sampling};
+use omnidecode_core::noise::{mix, pair, unit};
+use omnidecode_engine::testing::{Bench, TableNetwork};
+use omnidecode_engine::{Answer, Candidate, Config, Guarantee, Handle, Judge, NamedNetwork, Reason, Request, Usage};
+use omnidecode_strategies::params::Options;
+use omnidecode_strategies::{ALL, Entry};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const REQUESTS: usize = 64;
+
+/// A main model that may be asked for a canvas too, and the models that strategies with two or three need.
+fn networks() -> Vec<NamedNetwork> {
+    let net = |role: &str, own, bytes| {
+        let card = |c: &mut omnidecode_engine::ModelCard| (c.bytes, c.bidirectional) = (bytes, role == "main");
+        NamedNetwork::new(role, Box::new(TableNetwork::new(7, own).with_card(card)))
+    };
+    vec![net("main", 11, 2000), net("draft", 13, 100), net("expert", 19, 100), net("value", 21, 100)]
+}
+fn entries() -> Vec<&'static Entry> {
+    let held = ["draft", "expert", "value", "mask"];
+    ALL.iter().filter(|e| e.card.needs.iter().all(|need| held.contains(need))).collect()
+}
+/// Parameters without which an entry says nothing.
+fn params(name: &str) -> Options {
+    options(match name {
+        "first" => json!({"labels": [11, 40, 7, 23, 52, 9]}),
+        "best-of-n" | "self-consistency" | "particle" => json!({"n": 3}),
+        "judge-beam" => json!({"n": 4, "width": 2, "step_tokens": 3}),
+        "a-star" => json!({"k": 2, "step_tokens": 3, "budget_tokens": 60}),
+        "llada" | "dream" | "freedave" => json!({"length": 16}),
+        _ => json!({}),
+    })
+}
+fn judge() -> Arc<dyn Judge> {
+    let score = |c: &Candidate<'_>| unit(c.tokens.iter().fold(7, |h, &t| pair(h, u64::from(t)))) as f32;
+    Arc::new(move |batch: &[Candidate<'_>]| -> Result<Vec<f32>, String> { Ok(batch.iter().map(score).collect()) })
+}
+/// Request `i`, with the companions that ride along: none, each alone, all.
+fn make(i: usize, entry: &Entry, prompt: &[u32]) -> Request {
+    let sampling = sampling(i, if i % 3 == 0 { 0.0 } else { 1.0 });
+    let mut request = request(entry.card.name, &params(entry.card.name), prompt, &sampling);
+    if ["best-of-n", "particle", "judge-beam", "a-star"].contains(&entry.card.name) {
+        request.judge = Some(judge());
+    }
+    let companions = [
+        ("majormark", json!({"message": "10110100", "delta": 3.0})),
+        ("zero-tuning", json!({"gamma": 2.0})),
+        ("clamp-neurons", json!({"neurons": [0, 1, 1, 7], "values": [0.5]})),
+        ("grammar", json!({"regex": "[a-f]{3}[0-9a-f]*"})),
+    ];
+    for (at, (name, with)) in companions.into_iter().enumerate() {
+        let chosen = i % 6 == at + 1 || i % 6 == 5;
+        if chosen && entry.card.needs.iter().all(|need| *need == "draft") {
+            attach(name, &options(with), prompt, &mut request).expect("it fits");
+        }
+    }
+    request
+}
+fn usage(answer: &Answer) -> &Usage {
+    &answer.end.as_ref().unwrap_or_else(|e| panic!("{e}")).usage
+}
+/// What a crowd may not change; the rest (cached prefixes, chunks, evictions) is how the work was cut.
+fn said(answer: &Answer) -> (Vec<u32>, Reason, Guarantee, [usize; 4]) {
+    let end = answer.end.as_ref().unwrap_or_else(|e| panic!("{e}"));
+    let u = &end.usage;
+    (answer.delta.tokens.clone(), end.reason, end.guarantee, [u.prompt_tokens, u.generated, u.judged, u.judge_calls])
+}
+
+#[test]
+fn sixty_four_requests_of_every_kind() {
+    let entries = entries();
+    let kinds: BTreeSet<&str> = entries.iter().map(|e| e.card.name).collect();
+    assert!(kinds.len() >= 15 && entries.iter().any(|e| denoises(e)), "{kinds:?}");
+    let prompts = prompts(REQUESTS);
+    let ask = |i: usize| make(i, entries[i % entries.len()], &prompts[i]);
+    let lone: Vec<Answer> = (0..REQUESTS)
+        .map(|i| {
+            let mut bench = Bench::new(config(), networks()).expect("starts");
+            let handle = bench.submit(ask(i));
+            bench.run();
+            handle.collect()
+        })
+        .collect();
+    // Memory for all, and memory for a few at a time.
+    for (seed, few) in [(1, false), (2, false), (3, true), (4, true), (5, true)] {
+        let config = if few { Config { pages: 40, tail: 256, chunk: 16, ..config() } } else { config() };
+        let mut word = mix(seed);
+        let mut draw = move |n: u64| {
+            word = mix(word);
+            word % n
+        };
+        let mut order: Vec<usize> = (0..REQUESTS).collect();
+        (1..REQUESTS).rev().for_each(|i| order.swap(i, draw(i as u64 + 1) as usize));
+        let mut bench = Bench::new(config, networks()).expect("starts");
+        let mut handles: Vec<(usize, Handle)> = Vec::new();
+        let mut cancelled = BTreeSet::new();
+        while !order.is_empty() {
+            for _ in 0..draw(4) {
+                handles.extend(order.pop().map(|i| (i, bench.submit(ask(i)))));
+            }
+            (0..draw(3)).for_each(|_| {
+                bench.turn();
+            });
+            if !handles.is_empty() && draw(5) == 0 {
+                let (i, handle) = &handles[draw(handles.len() as u64) as usize];
+                handle.cancel();
+                cancelled.insert(*i);
+            }
+        }
+        bench.run();
+        assert_eq!(bench.leftovers(), (0, 0, 0), "seed {seed}: something is left behind");
+        assert_eq!((bench.stats().pages_used, bench.stats().tail_used), (0, 0), "seed {seed}: pages are left behind");
+        let mut ended = BTreeSet::new();
+        for (i, handle) in handles {
+            let name = entries[i % entries.len()].card.name;
+            let answer = handle.collect();
+            if cancelled.contains(&i) {
+                let told = answer.delta.tokens;
+                assert!(lone[i].delta.tokens.starts_with(&told), "{name}, request {i}, seed {seed}: cut, not changed");
+                continue;
+            }
+            assert_eq!(said(&answer), said(&lone[i]), "{name}, request {i}, seed {seed}");
+            let (crowd, alone) = (usage(&answer), usage(&lone[i]));
+            assert_eq!(crowd.rows, crowd.rows_by_model.iter().sum::<usize>(), "{name}");
+            assert!(crowd.accepted <= crowd.drafted && crowd.nfe >= crowd.forwards, "{name}: {crowd:?}");
+            assert_eq!(crowd.generated, answer.delta.tokens.len(), "{name}");
+            // A draft that adapts is smaller in a crowd, and what others taught a table helps.
+            let adapts = (entries[i % entries.len()].params)().iter().any(|p| p.name == "adaptive");
+            if !few && !adapts && crowd.cached_tokens == alone.cached_tokens {
+                let work = |u: &Usage| (u.rows, u.row_layers, u.drafted, u.accepted, u.forwards_by_model.clone());
+                assert_eq!(work(crowd), work(alone), "{name}, request {i}, seed {seed}");
+            }
+            ended.insert(name);
+        }
+        assert!(ended.len() >= 15, "seed {seed}: {ended:?}");
+        assert!(!cancelled.is_empty(), "seed {seed} cancels nothing");
+    }
+}
