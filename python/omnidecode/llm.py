@@ -185,21 +185,21 @@ class LLM:
         strategy: StrategyLike = None,
         companions: Sequence[CompanionLike] = (),
         judge: JudgeLike = None,
-        **template: Any,
         watch: bool = False,
+        **template: Any,
     ) -> TextStream:
         """Decode one prompt (or one conversation), giving each :class:`Delta` as it is committed::
 
             for delta in llm.stream("Once upon a time"):
                 print(delta.text, end="", flush=True)
 
-        The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
         ``watch``: deltas carry the changes of a diffusion strategy's canvas as they are made (:attr:`Delta.marks`).
+        The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
         or leaving its ``with`` block, cancels the request.
         """
         (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions, judge)
-        return TextStream(self._engine, job)
         job.watch = watch
+        return TextStream(self._engine, job)
 
     def astream(
         self,
@@ -209,13 +209,13 @@ class LLM:
         strategy: StrategyLike = None,
         companions: Sequence[CompanionLike] = (),
         judge: JudgeLike = None,
-        **template: Any,
         watch: bool = False,
+        **template: Any,
     ) -> AsyncTextStream:
         """:meth:`stream` for asyncio: ``async for delta in llm.astream(prompt)``."""
         (job,) = self._jobs([self._one(prompt, template)], sampling_params, strategy, companions, judge)
-        return AsyncTextStream(self._engine, job)
         job.watch = watch
+        return AsyncTextStream(self._engine, job)
 
     # Reading the model
 
@@ -247,6 +247,18 @@ class LLM:
             "system": system,
         }
         return rerank(self, [query], [documents], **settings)[0]
+
+    def score_canvas(self, prompt: Prompt, answer_ids: Sequence[int], *, draws: int = 128, seed: int = 0) -> float:
+        """Estimate the log-likelihood, in nats, of ``answer_ids`` behind ``prompt`` under a masked diffusion model.
+
+        LLaDA's Monte Carlo bound (arXiv:2502.09992): the mean over ``draws`` forwards, each with other places of the
+        answer masked. For one token, 1 draw is exact. The same seed gives the same estimate. Raises
+        :class:`RequestError` for an empty answer, no draws, or a model that does not denoise whole canvases.
+        """
+        if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
+            raise RequestError(f"draws: expected a positive integer, found {draws!r}")
+        _, ids = self._tokens(prompt)
+        return self._engine.score_canvas(ids, _ids("answer_ids", answer_ids), draws, seed)
 
     def logits(self, token_ids: Sequence[int]) -> _core.Array:
         """The logits of every row: float32 [rows, vocabulary], on the host.
