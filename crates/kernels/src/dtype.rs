@@ -6,6 +6,8 @@ pub mod quantize;
 use std::fmt;
 
 pub(crate) use group::Group;
+#[cfg(feature = "cuda")]
+pub(crate) use group::offset;
 
 use crate::error::KernelError;
 

@@ -4,6 +4,8 @@
 pub mod act;
 pub mod activations;
 pub mod attend;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dtype;
 pub mod error;
 pub mod kv;

@@ -62,6 +62,15 @@ impl Rope {
         angles.into()
     }
 
+    /// Cosines, then sines, of positions `0..positions`, `[positions, rotary]`: what [`Rope::rotate`] uses.
+    pub fn table(&self, positions: usize) -> Vec<f32> {
+        let mut table = vec![0.0; positions * self.rotary()];
+        for (position, out) in table.chunks_exact_mut(self.rotary().max(1)).enumerate() {
+            self.angles(position as u32, out);
+        }
+        table
+    }
+
     /// Rotate every head of one row, [heads * dim], to `position`, in place.
     ///
     /// # Panics

@@ -1,0 +1,12 @@
+//! The GPU: the same words as the CPU's kernels, in `kernels/*.cu`.
+//!
+//! A step is a list of [`Launch`]es over fixed buffers: plain data, made once for a shape and run many times, eagerly or
+//! as a captured graph. Whoever runs them is a [`Device`]: the driver, or in tests an emulator that compiles
+//! the same sources with the C++ compiler ([`emulate`], feature `emulator`).
+pub mod args;
+mod device;
+#[cfg(feature = "emulator")]
+pub mod emulate;
+pub mod pack;
+
+pub use device::{Address, Buffer, Call, Device, DeviceError, ENTRIES, Entry, Launch};

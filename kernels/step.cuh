@@ -1,0 +1,202 @@
+// What the host and the kernels share, laid out as in crates/kernels/src/cuda/args.rs: a test compares every size.
+#pragma once
+#include "common.cuh"
+
+// Forms of activations.
+constexpr u32 INT8 = 1, BF16 = 2, F32 = 4;
+// Formats of weights; crates/kernels/src/cuda/pack.rs writes them.
+constexpr u32 W_F32 = 0, W_F16 = 1, W_BF16 = 2, W_Q8 = 3, W_Q4 = 4, W_Q4K = 5, W_Q6K = 6, W_W8 = 7;
+
+// A matrix [n, k]. `kp` is k rounded up to CHUNK, zeros behind k; n is padded to 32 rows of zeros.
+struct Weights {
+    const u8* codes;
+    const u8* scales;
+    const u8* supers;
+    u32 format, n, k, kp;
+};
+// Rows of activations [rows, k], ready for a product. The row stride is kp, what lies behind k is zero.
+// `codes` are permuted inside a group: lane t of a quad has bytes 8t..8t+8, the values 4t..4t+4 and 16+4t..16+4t+4.
+// With `squares` ([rows, kp / 32], sums over 32 values of the squares before the gain), rows are to be divided by the
+// root of the mean square: the product does so at its end.
+struct Acts {
+    i8* codes;
+    float* scales;  // [rows, kp / 32, 2]: d, d * sum of codes
+    u16* bf16;
+    float* floats;
+    float* squares;
+    u32 k, kp, forms;
+    float eps;
+};
+// The rows that run in a stretch of layers.
+struct Stand {
+    u32 rows, tiles, stretches, reserved;
+};
+// A row of the step. Ranges are of the arrays beside it.
+struct Row {
+    u32 kind, at, count;  // 0 token `at`, 1 embedding at float `at`, 2 mix of `count` from `at`, 3 hidden at float `at`
+    u32 position, place, slot;
+    u32 span, span_end, extra, extra_end, page, page_end;
+};
+struct Tile {
+    u32 first, count;
+};
+struct Visible {
+    u32 place, slot;
+};
+struct Mix {
+    u32 token;
+    float weight;
+};
+// Added to the score of keys at one place, for rows of `first..end` (compact) and one query head.
+struct KeyBias {
+    u32 first, end, head, place;
+    float add;
+};
+
+struct EmbedArgs {
+    Weights table;
+    Acts next;
+    const float* positions;  // [count, hidden], or null
+    const float* gain;
+    const float* vectors;
+    const Mix* mixes;
+    const Row* rows;
+    const u32* index;
+    const Stand* stand;
+    float* x;
+    u32* bad;
+    u32 hidden, learned;
+    float scale;
+    u32 layer;
+};
+struct NormArgs {
+    Acts next;
+    const float* x;       // [step rows, k], read through `index`; with `h`, [rows, k] of h is normed instead
+    const float* h;
+    float* add;           // with h: add[index] += scale * norm(h), and that is what goes on
+    const float* weight;  // null: no norm
+    const float* bias;
+    const float* gain;    // of the norm behind the sum, for `next`
+    float* out;           // the normed rows in f32, or null
+    const u32* index;
+    const Stand* stand;
+    u32* bad;
+    u32 kind, k, layer;   // kind 0 RMS, 1 layer norm, 2 none
+    float eps, scale;
+    u32 reserved;
+};
+struct ProductArgs {
+    Weights w[3];
+    const float* bias[3];
+    float* out[3];
+    Acts in;
+    Acts next;
+    const float* gain;
+    float* x;
+    const u32* index;
+    const Stand* stand;
+    u32* bad;
+    u32 ends[3];  // tiles of 32 outputs: where each matrix ends
+    u32 mode, act, layer;
+    float scale, cap;
+};
+constexpr u32 STORE = 0, ADD = 1, GATED = 2, LIFT = 3;
+
+struct RopeArgs {
+    float* q;
+    float* k;
+    float* v;
+    const float* q_norm;
+    const float* k_norm;
+    const float* angles;  // [positions, rotary]: cosines, then sines; or null
+    u8* kv;               // this layer's keys and values
+    const Row* rows;
+    const u32* index;
+    const Stand* stand;
+    u32 heads, kv_heads, dim, rotary;
+    u32 q_piece, k_piece;  // what is normed together: a head or all of them
+    u32 interleaved, dtype, pages, reserved;
+    float eps;
+    u32 positions;
+};
+struct AttendArgs {
+    Acts out;
+    const float* q;
+    const u8* kv;
+    const Row* rows;
+    const u32* index;
+    const Stand* stand;
+    const Tile* tiles;
+    const u32* spans;  // start and end
+    const Visible* extras;
+    const u32* table;
+    const KeyBias* biases;
+    const u32* bias_count;
+    float* partials;
+    u32* counters;
+    u32 heads, kv_heads, dim, dtype, pages, window, split, layer;
+    float scale, softcap;
+    u32* bad;
+};
+struct GatherArgs {
+    const float* x;
+    const u32* from;  // row of x, row of out
+    float* out;
+    const u32* count;
+    u32 width, reserved;
+};
+
+// What is asked of a row of logits.
+struct Ask {
+    u64 key;
+    float temperature, min_p;
+    u32 top, asked, asked_end, flags;  // flags: 1 choose, 2 statistics
+};
+struct Peak {
+    float max, second;
+    u32 id, sound;
+};
+struct Found {
+    u32 argmax;
+    float max, second, lse, entropy;
+    u32 choice;
+    float logprob;
+    u32 state;  // 0 fine, 1 not finite, 2 nothing left
+};
+struct Candidate {
+    u32 id;
+    float logit;
+};
+struct Piece {
+    double sum, tilt, time;
+    u32 id, reserved;
+};
+struct PickArgs {
+    const float* logits;
+    const Ask* asks;
+    const u32* asked;
+    const Stand* stand;
+    Peak* peaks;            // [rows, pieces]
+    Piece* pieces;          // [rows, pieces]
+    Candidate* candidates;  // [rows, pieces, TOP]
+    Candidate* tops;        // [rows, TOP]
+    float* logprobs;        // of the asked
+    Found* found;
+    u32* counters;
+    u32 vocab, count;
+};
+constexpr u32 TOP = 64, PIECE = 4096;
+
+struct VerifyArgs {
+    const u32* tokens;   // of the nodes
+    const u32* parents;  // ALL: the root
+    const Found* found;  // row 0 is the root, row i + 1 node i
+    const u32* nodes;    // how many
+    u32* verdict;        // accepted, next token, then the path
+};
+struct AcceptArgs {
+    u8* kv;
+    const u32* moves;  // from, to
+    const u32* count;
+    u32 dim, dtype, pages, reserved;
+};
