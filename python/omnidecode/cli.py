@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("prompts", nargs="*", help="texts to complete; none, or -, reads standard input")
     generate.add_argument("--file", type=Path, help="read prompts from a file: one a line, or JSON lines")
     generate.add_argument("--chat", action="store_true", help="put each prompt through the chat template")
-    generate.add_argument("--show", action="store_true", help="show the canvas of a diffusion strategy as it is decided")
+    generate.add_argument(
+        "--show", action="store_true", help="show the canvas of a diffusion strategy as it is decided"
+    )
     model_flags(generate)
     strategy_flags(generate)
     sampling_flags(generate)
@@ -139,16 +141,17 @@ def _generate(options: argparse.Namespace) -> int:
     if not options.prompts and not options.file:
         prompts = [sys.stdin.read().removesuffix("\n")]
     prompts += [sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt for prompt in options.prompts]
-    with open_model(options) as llm:
-        sampling = read_sampling(options, llm)
     if options.show and (len(prompts) != 1 or options.json):
         raise RequestError("--show: expected one prompt, and not --json")
     if options.show and "mask" not in strategy.spec["needs"]:
         raise RequestError(f"--show: expected a strategy with a canvas, found {strategy.name!r}")
-        asked: list[Any] = [[{"role": "user", "content": p}] if options.chat else p for p in prompts]
-        if len(asked) == 1 and sampling.n == 1 and not options.json:
+    with open_model(options) as llm:
+        sampling = read_sampling(options, llm)
         if options.show and sampling.n != 1:
             raise RequestError(f"--n: expected 1 with --show, found {sampling.n}")
+        asked: list[Any] = [[{"role": "user", "content": p}] if options.chat else p for p in prompts]
+        if len(asked) == 1 and sampling.n == 1 and not options.json:
+            show = Show(sys.stdout, llm.card["mask"]) if options.show else None
             with llm.stream(
                 asked[0],
                 sampling,
@@ -156,7 +159,6 @@ def _generate(options: argparse.Namespace) -> int:
                 companions=read_companions(options),
                 judge=options.judge,
                 watch=options.show,
-            show = Show(sys.stdout, llm.card["mask"]) if options.show else None
             ) as stream:
                 for delta in stream:
                     if show:
