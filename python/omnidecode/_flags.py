@@ -202,3 +202,12 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise RequestError(f"{path}: expected at least one prompt, found none")
     return prompts
+
+
+def read_answers(path: Path) -> list[str | None]:
+    """What the prompts of :func:`read_prompts` should end in: the ``answer`` of each JSON line, ``None`` where there is none."""
+    if path.suffix not in (".jsonl", ".json"):
+        return []
+    entries = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    found = [entry.get("answer") if isinstance(entry, dict) else None for entry in entries]
+    return [str(answer) if answer is not None else None for answer in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ._strategy import Strategy, resolve
+from .errors import RequestError
 from .llm import LLM
 from .progress import Progress
 from .sampling import SamplingParams
@@ -33,6 +35,10 @@ class Row:
     guarantee: str
     tokens: int = 0
     forwards: int = 0
+    target_forwards: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    correct: int | None = None
     seconds: list[float] = field(default_factory=list)
     identical: bool | None = None
 
@@ -43,8 +49,8 @@ class Row:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Committed tokens over forwards, prefill included."""
-        return self.tokens / max(self.forwards, 1)
+        """Committed tokens over forwards of the main model, prefill included; those of a draft model are in ``forwards``."""
+        return self.tokens / max(self.target_forwards, 1)
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Report:
     temperature: float
     rounds: int
     rows: list[Row]
+    answers: int = 0
 
     def ratio(self, row: Row) -> float:
         """Median over rounds of plain's seconds per token over the row's: above 1 is faster than plain."""
@@ -79,11 +86,26 @@ class Report:
         return {**asdict(self), "rows": rows}
 
     def __str__(self) -> str:
-        table = [("strategy", "tok/s", "ratio to plain", "tokens/forward", "guarantee", "identical to plain")]
+        names = (
+            "strategy",
+            "tok/s",
+            "ratio to plain",
+            "forwards",
+            "tokens/forward",
+            "accepted",
+            "right",
+            "guarantee",
+            "as plain",
+        )
+        table = [names]
         for row in self.rows:
             same = {True: "yes", False: "no", None: "-"}[row.identical]
-            numbers = (f"{row.tokens_per_second:.1f}", f"{self.ratio(row):.2f}", f"{row.tokens_per_forward:.2f}")
-            table.append((row.strategy, *numbers, row.guarantee, same))
+            settings = ", ".join(f"{name}={value}" for name, value in row.parameters.items())
+            numbers = (f"{row.tokens_per_second:.1f}", f"{self.ratio(row):.2f}", str(row.forwards))
+            kept = f"{row.accepted / row.drafted:.0%} of {row.drafted}" if row.drafted else "-"
+            right = f"{row.correct} of {self.answers}" if row.correct is not None else "-"
+            name = f"{row.strategy} ({settings})" if settings else row.strategy
+            table.append((name, *numbers, f"{row.tokens_per_forward:.2f}", kept, right, row.guarantee, same))
         widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
@@ -104,17 +126,22 @@ def bench(
     rounds: int = 3,
     chat: bool = True,
     companions: Sequence[Any] = (),
+    answers: Sequence[str | None] = (),
     judge: Any = None,
 ) -> Report:
     """Run every strategy over all prompts, one request at a time, ``rounds`` times, alternating with plain decoding.
 
-    All run under the same seed, so that ``identical`` compares token ids with plain's. Strategies that learn keep
+    ``answers``: for each prompt what it should end in, or ``None``; an answer is right whose last number is that one's. All
+    run under the same seed, so that ``identical`` compares token ids with plain's. Strategies that learn keep
     what they learned from round to round, as they would in service.
     """
     prompts = list(prompts or PROMPTS)
     sampling = sampling or SamplingParams(temperature=0.0, max_tokens=128)
     if sampling.seed is None:
         sampling = sampling.with_seed(0)
+    if answers and len(answers) != len(prompts):
+        raise RequestError(f"answers: expected one a prompt ({len(prompts)}), found {len(answers)}")
+    known = sum(answer is not None for answer in answers)
     chosen = [resolve("plain"), *(s for s in strategies if s.name != "plain")]
     rows = [Row(s.name, s.parameters, s.guarantee) for s in chosen]
     asked: list[Any] = [[{"role": "user", "content": p}] if chat else p for p in prompts]
@@ -132,9 +159,24 @@ def bench(
                 ids = [list(one.token_ids) for one in answers]
                 row.tokens = sum(map(len, ids))
                 row.forwards = sum(output.usage.forwards for output in outputs)
+                row.target_forwards = sum(output.usage.target_forwards for output in outputs)
+                row.drafted = sum(output.usage.drafted for output in outputs)
+                row.accepted = sum(output.usage.accepted for output in outputs)
+                if known:
+                    row.correct = sum(
+                        _number(output.outputs[0].text) == _number(answer or "")
+                        for output, answer in zip(outputs, answers, strict=True)
+                        if answer is not None
+                    )
                 if at == 0:
                     reference = ids
                 same = ids == reference
                 row.identical = same if row.identical is None else row.identical and same
                 progress(turn * len(chosen) + at + 1, rounds * len(chosen))
-    return Report(llm.path.name, len(prompts), sampling.max_tokens, sampling.temperature, rounds, rows)
+    return Report(llm.path.name, len(prompts), sampling.max_tokens, sampling.temperature, rounds, rows, known)
+
+
+def _number(text: str) -> float | None:
+    """The last number of a text; thousands may be separated by commas."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return float(found[-1].replace(",", "")) if found else None

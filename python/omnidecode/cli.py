@@ -19,7 +19,9 @@ from ._flags import (
     load_plugins,
     model_flags,
     open_model,
+    read_answers,
     read_companions,
+    read_named,
     read_prompts,
     read_sampling,
     read_strategy,
@@ -87,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--prompts", type=Path, help="a file of prompts: one a line, or JSON lines; default: built in")
     timing.add_argument(
         "--strategies", help="names, separated by commas; default: the exact ones that need only the model"
+    )
+    timing.add_argument(
+        "--with",
+        dest="named",
+        action="append",
+        default=[],
+        metavar="NAME:KEY=VALUE,...",
+        help="a strategy with its own parameters (lists by semicolons); repeatable",
     )
     timing.add_argument("--rounds", type=int, default=3, help="how often each strategy runs (default 3)")
     timing.add_argument("--limit", type=int, help="use the first prompts only")
@@ -241,14 +251,18 @@ def _bench(options: argparse.Namespace) -> int:
     names = (
         options.strategies.split(",")
         if options.strategies
+        else []
+        if options.named
         else [n for n, e in known.items() if e["guarantee"] == "exact" and not e["needs"]]
     )
     chosen = [read_strategy(options, name) if name != "plain" else resolve(None) for name in names]
+    chosen += [read_named("--with", text) for text in options.named]
     if options.rounds < 1:
         raise RequestError(f"--rounds: expected at least 1, found {options.rounds}")
     if options.limit is not None and options.limit < 1:
         raise RequestError(f"--limit: expected at least 1, found {options.limit}")
     prompts = read_prompts(options.prompts) if options.prompts else PROMPTS
+    answers = read_answers(options.prompts)[: options.limit] if options.prompts else []
     with open_model(options) as llm:
         sampling = read_sampling(options, llm)
         report = bench(
@@ -260,6 +274,7 @@ def _bench(options: argparse.Namespace) -> int:
             chat=not options.completion,
             companions=read_companions(options),
             judge=options.judge,
+            answers=answers,
         )
     if options.json:
         _print_json(report.to_dict())

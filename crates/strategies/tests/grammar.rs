@@ -244,68 +244,78 @@ impl Vocabulary for Text {
     }
 }
 
-/// (name, schema): of JSONSchemaBench where it lies beside the repository, else a few.
-fn schemas(most: usize) -> Vec<(String, Value)> {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let folder = std::env::var("OMNIDECODE_DATA").map_or_else(|_| beside(), PathBuf::from);
-    let Ok(lines) = std::fs::read_to_string(folder.join("jsonschemabench/schemas_even.jsonl")) else {
-        let few = [
-            json!({"type": "boolean"}),
-            json!({"type": "array", "items": {"type": "number"}}),
-            json!({"type": "object", "properties": {"city": {"type": "string", "maxLength": 20},
-                "days": {"type": "integer"}}, "required": ["city", "days"], "additionalProperties": false}),
-            json!({"anyOf": [{"type": "string", "maxLength": 10}, {"type": "number"}]}),
-        ];
-        return few.into_iter().enumerate().map(|(i, s)| (format!("few/{i}"), s)).collect();
-    };
-    let all = lines.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+/// (name, schema): a few of JSONSchemaBench; with OMNIDECODE_TEST_SCHEMAS a file of more, evenly over their sizes.
+fn schemas() -> Vec<(String, Value)> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/schemas.jsonl");
+    let file = std::env::var("OMNIDECODE_TEST_SCHEMAS").map_or(own, PathBuf::from);
+    let lines = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let all = lines.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
     let mut all: Vec<(String, Value)> =
         all.map(|v| (v["id"].as_str().unwrap_or("").to_owned(), v["schema"].clone())).collect();
     all.sort_by_key(|(name, schema)| (schema.to_string().len(), name.clone()));
-    // Small ones first, then evenly over the rest.
-    let step = (all.len() / most.max(1)).max(1);
+    let most = std::env::var("OMNIDECODE_TEST_SCHEMAS_MOST").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let step = (all.len() / most).max(1);
     all.into_iter().step_by(step).take(most).collect()
 }
 
-/// Schemas under a real model: all answers that end are valid, and all strategies agree.
+/// The draft for the model: the trained one of this repository, or else the model itself.
+fn draft(main: &str) -> PathBuf {
+    let trained = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/smollm2-draft");
+    if trained.join("config.json").is_file() { trained } else { main.into() }
+}
+
+/// Schemas under a real pair of models: all answers that end are valid under every strategy, deterministic drafts and sampled
+/// trees alike, and exact ones agree with plain decoding.
 #[test]
 fn schemas_on_a_real_model() {
     let Ok(path) = std::env::var("OMNIDECODE_TEST_GGUF") else {
         eprintln!("skipped: OMNIDECODE_TEST_GGUF is not set");
         return;
     };
-    let most = std::env::var("OMNIDECODE_TEST_SCHEMAS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let weights = Weights::open(&path).expect("opens");
     let tokenizer = Arc::new(Text(weights.tokenizer().expect("a tokenizer")));
     let vocabulary: Arc<dyn Vocabulary> = tokenizer.clone();
     let network = Decoder::load(&weights, &Loading::default()).expect("loads");
     let card = network.card().clone();
-    let config = Config { pages: 256, tail: 512, ..Config::default() };
-    let mut bench = Bench::new(config, vec![NamedNetwork::new("main", Box::new(network))]).expect("starts");
-    let (mut ended, mut refused, mut answered) = (0, Vec::new(), 0);
+    let beside = Loading { pool: Some(network.pool().clone()), ..Loading::default() };
+    let second = Decoder::load(&Weights::open(draft(&path)).expect("opens"), &beside).expect("loads");
+    assert_eq!(second.card().vocab, card.vocab);
+    let networks = vec![NamedNetwork::new("main", Box::new(network)), NamedNetwork::new("draft", Box::new(second))];
+    let mut bench = Bench::new(Config { pages: 512, tail: 1024, ..Config::default() }, networks).expect("starts");
+    let strategies = [
+        ("plain", json!({})),
+        ("token-recycling", json!({})),
+        ("rsd-c", json!({"branching": [2, 2, 1]})),
+        ("rsd-s", json!({"width": 3, "depth": 3})),
+        ("dyspec", json!({"nodes": 10})),
+        ("draft-model", json!({"tokens": 4, "adaptive": false})),
+    ];
+    let (mut ended, mut refused, mut answered) = (vec![0; strategies.len()], Vec::new(), 0);
     let mut seen = Vec::new();
-    for (name, schema) in schemas(most) {
+    for (name, schema) in schemas() {
         let params = options(json!({"json_schema": schema.to_string()}));
         let ask = format!(
             "<|im_start|>user\nGive an example of: {}. Answer in JSON.<|im_end|>\n<|im_start|>assistant\n",
             schema["description"].as_str().or(schema["title"].as_str()).unwrap_or("a record")
         );
         let prompt = tokenizer.0.encode(&ask, false).expect("encodes");
-        let sampling = Sampling { max_tokens: Some(160), temperature: 0.7, seed: 5, ..Sampling::default() };
+        let sampling = Sampling { max_tokens: Some(96), temperature: 0.7, seed: 5, ..Sampling::default() };
         let mut handles = Vec::new();
-        for strategy in ["plain", "token-recycling", "prompt-lookup"] {
-            let mut request = request(strategy, &Options::new(), &prompt, &sampling);
+        for (strategy, shape) in &strategies {
+            let mut request = request(strategy, &options(shape.clone()), &prompt, &sampling);
             let to = Context { card: &card, prompt: &prompt, vocabulary: Some(vocabulary.clone()) };
             match companions::attach("grammar", &params, &to, &mut request) {
-                Ok(()) => handles.push((strategy, bench.submit(request))),
+                Ok(()) => handles.push((*strategy, bench.submit(request))),
                 Err(e) => refused.push(format!("{name}: {e}")),
             }
         }
         bench.run();
         let answers: Vec<(&str, Answer)> = handles.into_iter().map(|(s, h)| (s, h.collect())).collect();
-        for (strategy, answer) in &answers {
+        for (at, (strategy, answer)) in answers.iter().enumerate() {
             let Ok(end) = &answer.end else { panic!("{name} under {strategy}: {:?}", answer.end) };
-            assert_eq!(answer.delta.tokens, answers[0].1.delta.tokens, "{name} under {strategy}");
+            if end.guarantee == Guarantee::Exact {
+                assert_eq!(answer.delta.tokens, answers[0].1.delta.tokens, "{name} under {strategy}");
+            }
             answered += 1;
             if end.reason == Reason::Stop {
                 let text = tokenizer.0.decode(&answer.delta.tokens, true);
@@ -313,14 +323,15 @@ fn schemas_on_a_real_model() {
                     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name} {strategy}: {e}: {text}"));
                 assert_eq!(schema::violation(&schema, &value), None, "{name} under {strategy}");
                 assert_eq!(accepts(&params, &text), Ok(true), "{name} under {strategy}: {text}");
-                ended += 1;
+                ended[at] += 1;
                 seen.push(json!({"schema": schema, "value": value}).to_string());
             }
         }
     }
-    println!("{ended} of {answered} answers ended, all valid; refused: {refused:#?}");
+    let counts: Vec<_> = strategies.iter().map(|s| s.0).zip(&ended).collect();
+    println!("of {answered} answers these ended, all valid: {counts:?}; refused: {refused:#?}");
     if let Ok(path) = std::env::var("OMNIDECODE_TEST_SCHEMAS_OUT") {
         std::fs::write(path, seen.join("\n")).expect("written");
     }
-    assert!(ended > 0 && refused.len() < answered);
+    assert!(ended.iter().all(|&n| n > 0) && refused.len() < answered, "{ended:?}");
 }
