@@ -61,7 +61,7 @@ fn the_order_is_that_of_the_logits() {
         assert!(scores.windows(2).all(|w| w[0].1 >= w[1].1) && scores.iter().all(|s| s.1 < 0.0));
         let likeliest = argmax(&logits);
         let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
-        let entropy: f64 = logits.iter().map(|&l| f64::from(l).exp() / sum).map(|p| -p * p.ln()).sum();
+        let entropy: f64 = logits.iter().map(|&l| f64::from(l).exp() / sum).map(|p| -p * p.max(1e-300).ln()).sum();
         let [(first, seen)] = law.tokens[..] else { panic!("{law:?}") };
         assert!(first == likeliest && (f64::from(seen) - entropy).abs() < 1e-4, "{law:?}, {entropy}");
         if LABELS.contains(&likeliest) {
