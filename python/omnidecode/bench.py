@@ -39,6 +39,8 @@ class Row:
     drafted: int = 0
     accepted: int = 0
     correct: int | None = None
+    python_steps: int = 0
+    python_seconds: float = 0.0
     seconds: list[float] = field(default_factory=list)
     identical: bool | None = None
 
@@ -155,13 +157,15 @@ def bench(
                 by = judge if strategy.spec.get("judged") else None
                 outputs = [run(item, sampling, strategy=strategy, companions=companions, judge=by)[0] for item in asked]
                 row.seconds.append(time.perf_counter() - start)
-                answers = (one for output in outputs for one in output.outputs if one.beside is None)
-                ids = [list(one.token_ids) for one in answers]
+                found = (one for output in outputs for one in output.outputs if one.beside is None)
+                ids = [list(one.token_ids) for one in found]
                 row.tokens = sum(map(len, ids))
                 row.forwards = sum(output.usage.forwards for output in outputs)
                 row.target_forwards = sum(output.usage.target_forwards for output in outputs)
                 row.drafted = sum(output.usage.drafted for output in outputs)
                 row.accepted = sum(output.usage.accepted for output in outputs)
+                row.python_steps = sum(output.usage.python_steps for output in outputs)
+                row.python_seconds = sum(output.usage.python_seconds for output in outputs)
                 if known:
                     row.correct = sum(
                         _number(output.outputs[0].text) == _number(answer or "")
