@@ -1,7 +1,7 @@
 //! What becomes of tokens: pushed, accepted from flight, appended, rolled back.
 use crate::answer::{End, Progress};
 use crate::error::{Error, Result};
-use crate::outcome::Seen;
+use crate::outcome::{Outcome, Seen};
 use crate::plan::{LATENT, Plan, Readout, Row};
 use crate::processor::{self, States};
 use crate::request::{Alternative, Note, TokenLogprob};
@@ -36,6 +36,12 @@ impl Sequence {
         });
         self.publish();
         Ok((!self.finished()).then_some(token))
+    }
+
+    /// Say which own row of an outcome speaks of the token that is pushed next, where the engine cannot know: rows that overwrite
+    /// committed places. Its log-probabilities are reported with that token.
+    pub fn spoken_by(&mut self, seen: &Outcome, row: usize) {
+        self.spoke = Some((seen.clone(), row as u32));
     }
 
     /// Commit a path of the rows in flight, their keys and values included, and give the token that follows, for

@@ -208,11 +208,6 @@ fn the_learned_router_and_the_trace() {
                 assert!(law.len() == 3 && law.windows(2).all(|w| w[0] >= w[1]) && law.iter().sum::<f32>() < 1.001);
                 assert_eq!(note.label == "alone", law[0] >= 0.2, "{note:?}");
             }
-            if temperature == 0.0 {
-                let first =
-                    notes.iter().zip(&a.delta.tokens).all(|(n, t)| (n.tokens[0].0 == *t) != (n.label == "overruled"));
-                assert!(first, "greedy: overruled is another token than the small model's first");
-            }
             labels = [labels[0] + alone, labels[1] + agreed, labels[2] + overruled];
         }
         assert!(labels.iter().all(|&n| n > 0), "{labels:?}");

@@ -253,7 +253,7 @@ fn schemas() -> Vec<(String, Value)> {
     let mut all: Vec<(String, Value)> =
         all.map(|v| (v["id"].as_str().unwrap_or("").to_owned(), v["schema"].clone())).collect();
     all.sort_by_key(|(name, schema)| (schema.to_string().len(), name.clone()));
-    let most = std::env::var("OMNIDECODE_TEST_SCHEMAS_MOST").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let most = std::env::var("OMNIDECODE_TEST_SCHEMAS_MOST").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let step = (all.len() / most).max(1);
     all.into_iter().step_by(step).take(most).collect()
 }
@@ -299,7 +299,7 @@ fn schemas_on_a_real_model() {
             schema["description"].as_str().or(schema["title"].as_str()).unwrap_or("a record")
         );
         let prompt = tokenizer.0.encode(&ask, false).expect("encodes");
-        let sampling = Sampling { max_tokens: Some(96), temperature: 0.7, seed: 5, ..Sampling::default() };
+        let sampling = Sampling { max_tokens: Some(64), temperature: 0.7, seed: 5, ..Sampling::default() };
         let mut handles = Vec::new();
         for (strategy, shape) in &strategies {
             let mut request = request(strategy, &options(shape.clone()), &prompt, &sampling);

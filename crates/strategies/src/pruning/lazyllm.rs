@@ -107,7 +107,9 @@ impl Pruned {
                 wanted.retain(|&i| i == last || self.depth[i] >= layers.end);
             }
             let Some(&percent) = self.drop.get(g) else {
-                choice = Some(self.pass(seq, layers, &wanted, Readout::CHOICE).await?.choice());
+                let last = self.pass(seq, layers, &wanted, Readout::CHOICE).await?;
+                seq.spoken_by(&last.seen, last.row);
+                choice = Some(last.choice());
                 break;
             };
             let prunes = prefill || self.later;
