@@ -17,7 +17,7 @@ from omnidecode.outputs import Mark
 
 ROOT = Path(__file__).resolve().parent.parent
 SUDOKU = ROOT / "models" / "sudoku-diffusion"
-PUZZLE = "1030004002000013="
+PUZZLE = "0430300400032000="
 
 
 class Terminal(io.StringIO):

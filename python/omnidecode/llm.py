@@ -253,12 +253,16 @@ class LLM:
 
         LLaDA's Monte Carlo bound (arXiv:2502.09992): the mean over ``draws`` forwards, each with other places of the
         answer masked. For one token, 1 draw is exact. The same seed gives the same estimate. Raises
-        :class:`RequestError` for an empty answer, no draws, or a model that does not denoise whole canvases.
+        :class:`RequestError` for an empty answer or no draws, :class:`StrategyError` for a model that does not denoise
+        whole canvases.
         """
         if not isinstance(draws, int) or isinstance(draws, bool) or draws < 1:
             raise RequestError(f"draws: expected a positive integer, found {draws!r}")
+        answer = _ids("answer_ids", answer_ids)
+        if not answer:
+            raise RequestError("answer_ids: expected at least one token, found none")
         _, ids = self._tokens(prompt)
-        return self._engine.score_canvas(ids, _ids("answer_ids", answer_ids), draws, seed)
+        return self._engine.score_canvas(ids, answer, draws, seed)
 
     def logits(self, token_ids: Sequence[int]) -> _core.Array:
         """The logits of every row: float32 [rows, vocabulary], on the host.
@@ -371,7 +375,7 @@ class LLM:
 
     def _jobs(
         self,
-        prompts: list[tuple[str | None, list[int]]],
+        prompts: Sequence[tuple[str | None, list[int]]],
         params: SamplingParams | Sequence[SamplingParams] | None,
         strategy: StrategyLike | Sequence[StrategyLike],
         companions: Sequence[CompanionLike],
