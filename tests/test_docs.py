@@ -1,4 +1,4 @@
-"""Every example of the front door runs."""
+"""Every example of the front door and of the guides runs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,33 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "docs/own-strategies.md", "docs/tools.md")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S)
 
 
-def test_python_blocks_run_one_after_the_other() -> None:
-    code = "\n".join(blocks("python"))
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_blocks_run_one_after_the_other(document: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "\n".join(blocks(document, "python"))
     assert code.count("llm = LLM()") == 1
     if model := os.environ.get("OMNIDECODE_TEST_GGUF"):
         code = code.replace("LLM()", f"LLM({model!r})")
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    monkeypatch.chdir(ROOT)
+    exec(compile(code, document, "exec"), {"__name__": Path(document).stem.replace("-", "_")})
 
 
 @pytest.mark.parametrize(
-    "line", [line[2:] for block in blocks("console") for line in block.splitlines() if "omnidecode" in line]
+    "line",
+    [
+        line[2:]
+        for document in DOCUMENTS
+        for block in blocks(document, "console")
+        for line in block.splitlines()
+        if "omnidecode" in line
+    ],
 )
 def test_shell_lines_run(line: str) -> None:
     words = shlex.split(line, comments=True)

@@ -192,10 +192,12 @@ impl PyView {
     /// The prediction for a place, in a draft.
     #[pyo3(signature = (place, draft=0))]
     fn at(&self, place: usize, draft: usize) -> PyResult<Seen> {
-        let row = self.aim.row(draft, place).ok_or_else(|| {
-            request(format!("expected a place that was read, found {place}; name it in `places` or `about`"))
-        })?;
-        self.outcome.row(row)
+        let seen = self.aim.row(draft, place).and_then(|row| self.outcome.row(row).ok());
+        seen.ok_or_else(|| {
+            request(format!(
+                "expected a place and a draft that were read, found place {place} in draft {draft}; name it in `places` or `about`"
+            ))
+        })
     }
     fn __getitem__(&self, place: usize) -> PyResult<Seen> {
         self.at(place, 0)

@@ -47,7 +47,8 @@ pub fn from_python(py: Python<'_>, error: &PyErr) -> Engine {
 
 /// An exception as Python prints it, with its traceback.
 pub fn traceback(py: Python<'_>, error: &PyErr) -> String {
-    let lines = py.import("traceback").and_then(|module| module.call_method1("format_exception", (error.value(py),)));
+    let parts = (error.get_type(py), error.value(py), error.traceback(py));
+    let lines = py.import("traceback").and_then(|module| module.call_method1("format_exception", parts));
     lines.and_then(|lines| lines.extract::<Vec<String>>()).map(|lines| lines.concat()).unwrap_or_default()
 }
 

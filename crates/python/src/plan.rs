@@ -139,7 +139,7 @@ impl PyTree {
 /// `rows`: token ids or `Row` objects. Who sees whom among them: `mask` "causal" or "full", or `parents` (one for each
 /// row, `None` is the last committed token), `block` (block-causal), `copies` (so many equal windows), or `bits` (a list of
 /// booleans for each row). `kv`: "append" (in flight until `accept` or the next forward), "extend" (behind the rows in
-/// flight), "overwrite" (over the committed places from `at` on), "discard". `at`: place of the first row.
+/// flight), "rerun" (the rows in flight from number `first` on, as hidden states through further layers), "overwrite" (over the committed places from `at` on), "discard". `at`: place of the first row.
 /// `offsets`, `positions`: place and rotary position of each row. `keep`: ranges of committed places that the rows may see.
 /// `layers`: (start, end). `leave`: committed tokens at the end to leave uncomputed. `root`: see the last committed token.
 /// `noise`: mixed into the seed, for loops that draw more than once at a position.
@@ -158,7 +158,7 @@ impl PyPlan {
     #[pyo3(signature = (
         rows: "list[int | Row] | None" = None, *, mask: "str" = "causal", parents: "list[int | None] | None" = None,
         block: "int | None" = None, copies: "int | None" = None, bits: "list[list[bool]] | None" = None,
-        kv: "str" = "append", at: "int | None" = None, offsets: "list[int] | None" = None,
+        kv: "str" = "append", first: "int" = 0, at: "int | None" = None, offsets: "list[int] | None" = None,
         positions: "list[int] | None" = None, keep: "list[tuple[int, int]] | None" = None,
         layers: "tuple[int, int] | None" = None, leave: "int" = 0, root: "bool" = true, noise: "int" = 0,
         choice: "bool" = true, logprob: "bool" = false, top: "int" = 0, stats: "bool" = false, logprobs: "list[int] | None" = None,
@@ -173,6 +173,7 @@ impl PyPlan {
         copies: Option<usize>,
         bits: Option<Vec<Vec<bool>>>,
         kv: &str,
+        first: u32,
         at: Option<usize>,
         offsets: Option<Vec<u32>>,
         positions: Option<Vec<u32>>,
@@ -197,11 +198,17 @@ impl PyPlan {
             "append" => KvAction::Append,
             "extend" => KvAction::Extend,
             "overwrite" => KvAction::Overwrite,
+            "rerun" => KvAction::Rerun(first),
             "discard" => KvAction::Discard,
             other => {
-                return Err(request(format!("kv: expected append, extend, overwrite or discard, found {other:?}")));
+                return Err(request(format!(
+                    "kv: expected append, extend, rerun, overwrite or discard, found {other:?}"
+                )));
             }
         };
+        if first > 0 && !matches!(kv, KvAction::Rerun(_)) {
+            return Err(request(format!("first: expected 0 unless kv is \"rerun\", found {first}")));
+        }
         let readout = Readout {
             choice: choice || logprob,
             logprob,

@@ -91,7 +91,8 @@ impl PySequence {
     /// Forget what its canvas did not settle; nothing when none is open.
     pub fn close_canvas(&self) -> PyResult<()> {
         let Some(sheet) = self.sheet(Option::take).flatten() else { return Ok(()) };
-        let mut seq = self.take()?;
+        // One that is in flight ends with its request, which was cancelled.
+        let Ok(mut seq) = self.take() else { return Ok(()) };
         drop(seq.resume(sheet));
         self.give(seq);
         Ok(())
