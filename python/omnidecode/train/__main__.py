@@ -17,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", choices=RECIPES, help="which model to train")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the checkpoint")
     parser.add_argument("--steps", type=int, help="length of the whole schedule (default: the recipe's)")
+    parser.add_argument("--learning-rate", type=float, help="peak of the schedule (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in DIR")
     parser.add_argument(
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     torch.set_num_threads(given.threads)
     what = find(given.recipe)
+    if given.learning_rate is not None:
+        what = replace(what, learning_rate=given.learning_rate)
     try:
         if hasattr(what, "target"):
             what = replace(what, target=given.target, text=given.text)
