@@ -1,5 +1,5 @@
 //! The loop of every diffusion strategy.
-use super::cache::{Cache, Policy};
+use super::cache::Policy;
 use super::credit::Credit;
 use super::guess::{Chooser, Guess, Guide};
 use super::prophet::Prophet;
@@ -118,11 +118,4 @@ fn commit(canvas: &mut Canvas<'_>, guide: Option<&mut Guide<'_>>, place: usize, 
 /// Blocks of `size` places from `start` to `end`; the last may be shorter.
 pub fn blocks(start: usize, end: usize, size: usize) -> Vec<Range<usize>> {
     (start..end).step_by(size.max(1)).map(|s| s..(s + size).min(end)).collect()
-}
-
-/// The policy of a cache by its parameters.
-pub fn policy(cache: &str, every: Option<usize>, delayed: usize) -> Policy {
-    let cache = Cache::named(cache);
-    let every = every.or((cache == Cache::Delayed).then_some(delayed));
-    Policy::new(cache, every)
 }

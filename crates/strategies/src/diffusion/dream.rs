@@ -10,9 +10,6 @@ use crate::registry::{Card, System};
 use omnidecode_engine::{Guarantee, Result, Sequence};
 
 canvas_params! {
-    /// Which guesses are committed: `static` (by Dream's schedule), `threshold`, `factor`, `entropy`, `localleap`, `credit`,
-    /// or `prophet` (fills the rest as soon as the answer is clear).
-    unmasker: String = "static".into(), one_of "static", "threshold", "factor", "entropy", "prophet", "localleap", "credit";
     /// Dream's algorithm: `origin` (every place by a coin of its own), `maskgit-plus`, `topk-margin` or `entropy`.
     order: String = "maskgit-plus".into(), one_of "origin", "maskgit-plus", "topk-margin", "entropy";
     /// Forwards; null: one a place.
@@ -35,10 +32,8 @@ impl System for Params {
     };
 
     fn check(&self) -> Result<(), ParamError> {
-        let (owner, rules, early) = (Self::CARD.name, self.rules(), self.early());
-        let working = rules.working(&early.host);
-        rules.check(owner, &early.host, self.order != "maskgit-plus")?;
-        early.check(owner, &rules)?;
+        let owner = Self::CARD.name;
+        let working = self.check_canvas(self.order != "maskgit-plus")?;
         let default = Self::default();
         let scheduled = [
             ("steps", self.steps.is_some()),
@@ -50,12 +45,6 @@ impl System for Params {
         }
         if self.alg_temp > 0.0 && self.order == "origin" {
             return Err(clash(owner, "alg_temp", "0 with the order `origin`", &self.alg_temp.to_string()));
-        }
-        if self.refresh_every.is_some() && self.cache == "none" {
-            return Err(clash(owner, "refresh_every", "null, as nothing is cached", "a number"));
-        }
-        if self.guidance > 0.0 && working == "credit" {
-            return Err(clash(owner, "guidance", "0 with the unmasker `credit`", &self.guidance.to_string()));
         }
         Ok(())
     }

@@ -8,9 +8,6 @@ use crate::registry::{Card, System};
 use omnidecode_engine::{Guarantee, Result, Sequence, Token};
 
 canvas_params! {
-    /// Which guesses are committed: `static` (the surest, at an even pace), `threshold`, `factor`, `entropy`, `localleap`,
-    /// `credit`, or `prophet` (fills the rest as soon as the answer is clear).
-    unmasker: String = "static".into(), one_of "static", "threshold", "factor", "entropy", "prophet", "localleap", "credit";
     /// What sure means: `confidence`, `margin`, `entropy`, `random` or `sequential`.
     order: String = "confidence".into(), one_of "confidence", "margin", "entropy", "random", "sequential";
     /// Places of a block; blocks are decoded from left to right. As long as the canvas or longer: all at once.
@@ -29,18 +26,10 @@ impl System for Params {
     };
 
     fn check(&self) -> Result<(), ParamError> {
-        let (owner, rules, early) = (Self::CARD.name, self.rules(), self.early());
-        let working = rules.working(&early.host);
-        rules.check(owner, &early.host, self.order != "confidence")?;
-        early.check(owner, &rules)?;
+        let working = self.check_canvas(self.order != "confidence")?;
         if self.steps.is_some() && working != "static" {
-            return Err(clash(owner, "steps", &format!("null, as `{working}` has its own pace"), "a number"));
-        }
-        if self.refresh_every.is_some() && self.cache == "none" {
-            return Err(clash(owner, "refresh_every", "null, as nothing is cached", "a number"));
-        }
-        if self.guidance > 0.0 && working == "credit" {
-            return Err(clash(owner, "guidance", "0 with the unmasker `credit`", &self.guidance.to_string()));
+            let expected = format!("null, as `{working}` has its own pace");
+            return Err(clash(Self::CARD.name, "steps", &expected, "a number"));
         }
         Ok(())
     }

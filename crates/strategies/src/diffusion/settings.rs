@@ -1,6 +1,7 @@
 //! Parameters that diffusion strategies share, and what is made of them.
+use super::cache::{Cache, Policy};
 use super::credit::{Credit, Rates};
-use super::denoise::{blocks, policy};
+use super::denoise::blocks;
 use super::guess::{Chooser, Guide, Needs, Order};
 use super::prophet::Prophet;
 use super::unmask::{Entropy, Factor, LocalLeap, Pace, Static, Threshold, Unmasker, quota};
@@ -97,10 +98,14 @@ macro_rules! unmask_params {
         }
     };
 }
-/// As `unmask_params!`, with what only loops over a whole canvas have: caches, guidance, and an early end.
+/// As `unmask_params!`, with what only loops over a whole canvas have: all unmaskers, caches, guidance, and an early end.
 macro_rules! canvas_params {
     ($($own:tt)*) => {
         $crate::diffusion::settings::unmask_params! {
+            /// Which guesses are committed: `static` (at the pace of `steps`), `threshold`, `factor`, `entropy`, `localleap`,
+            /// `credit`, or `prophet` (fills the rest as soon as the answer is clear).
+            unmasker: String = "static".into(),
+                one_of "static", "threshold", "factor", "entropy", "prophet", "localleap", "credit";
             $($own)*
             /// What is kept from forward to forward: `none`, `prefix`, `dual` or `delayed`; all but `none` approximate.
             cache: String = "none".into(), one_of "none", "prefix", "dual", "delayed";
@@ -118,6 +123,23 @@ macro_rules! canvas_params {
             answer_length: usize = 5, within 1.0, f64::INFINITY;
         }
         impl Params {
+            /// Refuse what does not fit together, `ordered` being whether `order` is not at its default; the unmasker at work.
+            fn check_canvas(&self, ordered: bool) -> Result<String, $crate::params::ParamError> {
+                use $crate::diffusion::settings::clash;
+                let owner = <Self as $crate::registry::System>::CARD.name;
+                let (rules, early) = (self.rules(), self.early());
+                let working = rules.working(&early.host);
+                rules.check(owner, &early.host, ordered)?;
+                early.check(owner, &rules)?;
+                if self.refresh_every.is_some() && self.cache == "none" {
+                    return Err(clash(owner, "refresh_every", "null, as nothing is cached", "a number"));
+                }
+                if self.guidance > 0.0 && working == "credit" {
+                    let found = self.guidance.to_string();
+                    return Err(clash(owner, "guidance", "0 with the unmasker `credit`", &found));
+                }
+                Ok(working)
+            }
             fn early(&self) -> $crate::diffusion::settings::Early {
                 let default = Self::default();
                 let mut changed = Vec::new();
@@ -325,6 +347,8 @@ pub fn planned(
 }
 
 /// The policy of a canvas, `delayed` being how often the delayed cache is refreshed.
-pub fn cached(cache: &str, every: Option<usize>, delayed: usize) -> super::cache::Policy {
-    policy(cache, every, delayed)
+pub fn cached(cache: &str, every: Option<usize>, delayed: usize) -> Policy {
+    let cache = Cache::named(cache);
+    let every = every.or((cache == Cache::Delayed).then_some(delayed));
+    Policy::new(cache, every)
 }
