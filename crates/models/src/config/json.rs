@@ -26,6 +26,7 @@ pub(super) enum Family {
     Gpt2,
     SmolLm3,
     Llada,
+    LladaMoe,
     Dream,
     Sdar,
     SdarMoe,
@@ -33,7 +34,7 @@ pub(super) enum Family {
 }
 use Family::*;
 
-const FAMILIES: [(&str, Family); 20] = [
+const FAMILIES: [(&str, Family); 21] = [
     ("llama", Llama),
     ("mistral", Mistral),
     ("mixtral", Mixtral),
@@ -50,6 +51,7 @@ const FAMILIES: [(&str, Family); 20] = [
     ("gpt2", Gpt2),
     ("smollm3", SmolLm3),
     ("llada", Llada),
+    ("lladamoe", LladaMoe),
     ("Dream", Dream),
     ("sdar", Sdar),
     ("sdar_moe", SdarMoe),
@@ -61,7 +63,7 @@ impl Family {
         matches!(self, Gemma | Gemma2 | Gemma3)
     }
     fn sparse(self) -> bool {
-        matches!(self, Mixtral | Qwen3Moe | SdarMoe)
+        matches!(self, Mixtral | Qwen3Moe | SdarMoe | LladaMoe)
     }
     pub(super) fn theta(self) -> f64 {
         match self {
@@ -92,6 +94,8 @@ impl Config {
             let known: Vec<_> = FAMILIES.iter().map(|(known, _)| *known).collect();
             ModelError::unsupported(format!("model_type of {}", known.join(", ")), format!("model_type `{name}`"))
         })?;
+        // LLaDA-MoE calls itself `llada` too.
+        let family = if family == Llada && fields.has("num_experts") { LladaMoe } else { family };
         let mut config = read(fields, family, name)?;
         if text.is_some() {
             config.eos.extend(whole.tokens(&["eos_token_id"])?);
@@ -134,7 +138,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
         },
     };
     super::check::sizes(&[("head_dim", head_dim, 1 << 16), ("num_key_value_heads", kv_heads, 1 << 14)])?;
-    let intermediate = match f.size(&["intermediate_size", "n_inner", "mlp_hidden_size"])? {
+    let intermediate = match f.size(&["intermediate_size", "n_inner", "mlp_hidden_size", "dense_intermediate_size"])? {
         Some(width) => width,
         None if family == Llada => hidden * f.size(&["mlp_ratio"])?.unwrap_or(4).min(1 << 10),
         None if family == Gpt2 => 4 * hidden,
@@ -188,7 +192,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
             _ => NormKind::Rms,
         },
         norm_eps: f.number(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"])?.unwrap_or(match family {
-            Mistral | Mixtral | Olmo2 | Phi3 | Gpt2 | Llada => 1e-5,
+            Mistral | Mixtral | Olmo2 | Phi3 | Gpt2 | Llada | LladaMoe => 1e-5,
             _ => 1e-6,
         }) as f32,
         norm_placement: match family {
@@ -198,6 +202,7 @@ fn read(f: Fields<'_>, family: Family, name: &str) -> Result<Config> {
         },
         qk_norm: match family {
             Qwen3 | Qwen3Moe | Gemma3 | Sdar | SdarMoe => QkNorm::PerHead,
+            LladaMoe if f.boolean(&["qk_layernorm"])? == Some(true) => QkNorm::PerHead,
             Olmo2 => QkNorm::Whole,
             _ => QkNorm::None,
         },
@@ -278,18 +283,28 @@ fn experts(f: Fields<'_>, family: Family, intermediate: usize) -> Result<Option<
         return Ok(None);
     }
     let mixtral = family == Mixtral;
+    if family == LladaMoe && f.size(&["shared_expert_intermediate_size"])?.is_some_and(|width| width > 0) {
+        return Err(ModelError::unsupported("routed experts only", "`shared_expert_intermediate_size` above 0"));
+    }
     Ok(Some(Experts {
         count: f.size(&["num_local_experts", "num_experts"])?.unwrap_or(if mixtral { 8 } else { 128 }),
         per_token: f.size(&["num_experts_per_tok"])?.unwrap_or(if mixtral { 2 } else { 8 }),
         normalize: if mixtral { true } else { f.boolean(&["norm_topk_prob"])?.unwrap_or(false) },
-        intermediate: if mixtral { intermediate } else { f.size(&["moe_intermediate_size"])?.unwrap_or(768) },
+        intermediate: match f.size(&["moe_intermediate_size", "expert_intermediate_size"])? {
+            _ if mixtral => intermediate,
+            found => found.unwrap_or(768),
+        },
     }))
 }
 
 fn sparse_layers(f: Fields<'_>, family: Family, count: usize) -> Result<Vec<bool>> {
     let step = f.size(&["decoder_sparse_step"])?.unwrap_or(1).max(1);
     let dense = f.list(&["mlp_only_layers"])?.unwrap_or(&[]);
-    let is_dense = |i: usize| dense.iter().any(|d| d.as_u64() == Some(i as u64));
+    // LLaDA-MoE says of each layer whether it is sparse.
+    let each = if family == LladaMoe { f.list(&["moe_layer_freq"])?.unwrap_or(&[]) } else { &[] };
+    let is_dense = |i: usize| {
+        dense.iter().any(|d| d.as_u64() == Some(i as u64)) || each.get(i).is_some_and(|flag| flag.as_u64() == Some(0))
+    };
     Ok((0..count)
         .map(|i| match family {
             Mixtral => true,
@@ -302,6 +317,7 @@ fn sparse_layers(f: Fields<'_>, family: Family, count: usize) -> Result<Vec<bool
 fn diffusion(f: Fields<'_>, family: Family, vocab: usize) -> Result<(Attention, usize, Option<u32>)> {
     let (kind, shift, mask) = match family {
         Llada => ("full", 0, Some(126_336)),
+        LladaMoe => ("full", 0, Some(156_895)),
         Dream => ("full", 1, Some(151_666)),
         Sdar | SdarMoe => ("block", 0, Some(151_669)),
         Gemma3 if f.boolean(&["use_bidirectional_attention"])? == Some(true) => ("full", 1, None),

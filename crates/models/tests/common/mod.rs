@@ -145,6 +145,14 @@ impl Runner {
         self.read_all(&mut step);
         self.run(&step).logits
     }
+    /// Append rows that see each other and what was there before.
+    pub fn joint(&mut self, ids: &[u32]) -> Vec<f32> {
+        let mut step = Step::default();
+        self.lay(&mut step, ids, 0, self.len, true);
+        self.read_all(&mut step);
+        self.len += ids.len();
+        self.run(&step).logits
+    }
     /// Several fresh sequences in one step.
     pub fn together(&mut self, prompts: &[&[u32]]) -> Vec<f32> {
         let mut step = Step::default();
