@@ -360,6 +360,7 @@ impl Handle {
                     all.text.push_str(&delta.text);
                     all.logprobs.append(&mut delta.logprobs);
                     all.origins.append(&mut delta.origins);
+                    all.marks.append(&mut delta.marks);
                 }
                 Some(Event::Done(finish)) => return Answer { delta: all, end: Ok(finish) },
                 Some(Event::Failed(e)) => return Answer { delta: all, end: Err(e) },
