@@ -85,6 +85,19 @@ fn diffusion_models_are_described() {
         (sdar.attention, sdar.logit_shift, sdar.mask, sdar.qk_norm),
         (Attention::Block(8), 0, Some(151669), QkNorm::PerHead)
     );
+    let moe = |shared: u32| {
+        parse(
+            json!({"model_type": "llada", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
+            "dense_intermediate_size": 128, "expert_intermediate_size": 32, "shared_expert_intermediate_size": shared, "num_experts": 8,
+            "num_experts_per_tok": 2, "moe_layer_freq": [0, 1], "qk_layernorm": true, "vocab_size": 157184, "rope_theta": 5e4}),
+        )
+    };
+    let c = moe(0).unwrap();
+    assert_eq!((c.attention, c.logit_shift, c.mask, c.qk_norm), (Attention::Full, 0, Some(156895), QkNorm::PerHead));
+    let experts = c.experts.unwrap();
+    assert_eq!((experts.count, experts.per_token, experts.normalize, experts.intermediate), (8, 2, false, 32));
+    assert_eq!((c.intermediate, c.layers[0].sparse, c.layers[1].sparse), (128, false, true));
+    assert!(moe(16).unwrap_err().to_string().contains("shared_expert_intermediate_size"));
     let own = parse(llama(json!({"attention": "full", "logit_shift": 0, "mask_token_id": 319}))).unwrap();
     assert_eq!((own.attention, own.logit_shift, own.mask), (Attention::Full, 0, Some(319)));
     // A published default that a small vocabulary lacks is no mask token.
