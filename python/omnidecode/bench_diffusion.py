@@ -301,10 +301,9 @@ def add_command(bench: argparse.ArgumentParser) -> None:
         help="a row in place of the built-in table; repeatable",
     )
     suite.add_argument("--count", type=int, default=48, help="held-out questions (default 48)")
-    both = {"default": argparse.SUPPRESS}
-    suite.add_argument("--rounds", type=int, help="how often each row runs (default 3)", **both)
-    suite.add_argument("--threads", type=int, help="worker threads", **both)
-    suite.add_argument("--json", action="store_true", help="print JSON", **both)
+    suite.add_argument("--rounds", type=int, help="how often each row runs (default 3)", default=argparse.SUPPRESS)
+    suite.add_argument("--threads", type=int, help="worker threads", default=argparse.SUPPRESS)
+    suite.add_argument("--json", action="store_true", help="print JSON", default=argparse.SUPPRESS)
     suite.set_defaults(run=run, bench=bench)
 
 
