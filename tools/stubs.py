@@ -62,7 +62,12 @@ def core_stub() -> str:
         command = [maturin, "generate-stubs", "--quiet", "--out", folder]
         subprocess.run(command, cwd=ROOT, check=True)
         (path,) = Path(folder).rglob("_core.pyi")
-        return "# Written by tools/stubs.py (`make stubs`).\n" + path.read_text()
+        text = path.read_text()
+    # What `await` gives is a matter of Python's protocol, which the introspection of a function's signature cannot say.
+    awaited = "def __await__(self, /) -> "
+    text = text.replace(f"{awaited}Flight:", f"{awaited}Generator[Flight, None, Any]:")
+    text = text.replace("from os import", "from collections.abc import Generator\nfrom os import", 1)
+    return "# Written by tools/stubs.py (`make stubs`).\n" + text
 
 
 def main() -> int:

@@ -4,10 +4,11 @@ The compiled half of omnidecode. Use the package `omnidecode`, not this module.
 """
 
 from _typeshed import SupportsGetItem
+from collections.abc import Generator
 from os import PathLike
-from typing import Final, SupportsFloat, SupportsIndex, final
+from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "Array", "Bell", "Chunk", "Engine", "Flight", "Outcome", "Plan", "Row", "Seen", "Sequence", "Ticket", "Tree", "check_strategy", "companions", "gather", "machine", "strategies"]
+__all__ = ["__version__", "Array", "Bell", "Candidate", "Canvas", "Chunk", "Detector", "Engine", "Flight", "Neurons", "Outcome", "Plan", "Row", "Seen", "Sequence", "Ticket", "Tree", "View", "check_strategy", "companions", "gather", "listwise_labels", "listwise_order", "listwise_question", "listwise_windows", "machine", "roles", "strategies"]
 
 __version__: Final[str]
 
@@ -61,6 +62,122 @@ class Bell:
         """
 
 @final
+class Candidate:
+    """
+    A text to be judged, whole or in part.
+
+    `prompt_token_ids`, `prompt`: what was asked. `token_ids`, `text`: what was found so far, the prompt not included.
+    `finished`: whether nothing will follow.
+    """
+    def __new__(cls, /, prompt_token_ids: SupportsGetItem[int, SupportsIndex], prompt: str, token_ids: SupportsGetItem[int, SupportsIndex], text: str, finished: bool) -> Candidate: ...
+    def __repr__(self, /) -> str: ...
+    @property
+    def finished(self, /) -> bool:
+        """
+        Whether nothing will follow.
+        """
+    @property
+    def prompt(self, /) -> str:
+        """
+        Text of the prompt.
+        """
+    @property
+    def prompt_token_ids(self, /) -> list[int]:
+        """
+        Tokens of the prompt.
+        """
+    @property
+    def text(self, /) -> str:
+        """
+        Their text.
+        """
+    @property
+    def token_ids(self, /) -> list[int]:
+        """
+        Tokens after the prompt, an end-of-text token included.
+        """
+
+@final
+class Canvas:
+    """
+    A region of mask tokens in a sequence, denoised in place; made by `seq.canvas(start, end)`. Places are absolute, a
+    window is a pair (start, end). What is settled is handed to the reader and never changes again; everything else may be
+    committed, remasked and edited in any order. Leaving its `with` block forgets what was not settled; until then the
+    sequence itself cannot be used.
+    """
+    def __enter__(self, /) -> Canvas: ...
+    def __exit__(self, /, *_error: "object") -> "None": ...
+    def ban(self, /, tokens: SupportsGetItem[int, SupportsIndex]) -> None:
+        """
+        Tokens that are never chosen for this canvas from now on; the mask token never is.
+        """
+    def close(self, /) -> None:
+        """
+        Forget what was not settled; the sequence can be used again.
+        """
+    def commit(self, /, place: SupportsIndex, token: SupportsIndex, confidence: SupportsFloat | SupportsIndex = 1.0) -> None:
+        """
+        Decide a place. `confidence`: what the strategy thinks of it, for reports.
+        """
+    def expand(self, /, count: SupportsIndex) -> None:
+        """
+        Append undecided places.
+        """
+    def fill(self, /, start: SupportsIndex, token: SupportsIndex) -> None:
+        """
+        Decide every place from `start` to the end alike (end of text).
+        """
+    @property
+    def history(self, /) -> list[tuple[int, int, int, float]]:
+        """
+        Every change so far: (place, token, forward, confidence).
+        """
+    def look(self, /, places: "tuple[int, int] | list[int] | None" = None, *, refresh: "bool" = False, about: "list[int] | None" = None, drafts: "list[dict[int, int]] | None" = None, **options: "object") -> "Flight":
+        """
+        One forward of a window, or of these places; by default of the whole canvas. Await it for the `View`. `refresh`:
+        keys and values replace what was there, or are forgotten. `about`: places whose predictions are read, by default
+        all that are run. `drafts`: variants of the window run side by side, each {place: token}. Further keyword arguments
+        are those of `Plan` that say who sees whom (`mask`, here "full" by default, `block`, `bits`, `keep`), what is read, and
+        `noise` (give each forward its own, so that a place is not drawn with the same noise again).
+        """
+    @property
+    def mask_token(self, /) -> int:
+        """
+        The mask token.
+        """
+    def masked(self, /, window: "tuple[int, int] | None" = None) -> list[int]:
+        """
+        Undecided places of a window, ascending; by default of the whole canvas.
+        """
+    @property
+    def open_places(self, /) -> tuple[int, int]:
+        """
+        Places that are not handed over yet: (start, end).
+        """
+    @property
+    def places(self, /) -> tuple[int, int]:
+        """
+        All places: (start, end).
+        """
+    def remask(self, /, place: SupportsIndex) -> None:
+        """
+        Make a place undecided again.
+        """
+    def settle(self, /, end: SupportsIndex) -> bool:
+        """
+        Everything before `end` is final: check stop conditions and hand it over. False when the answer has ended.
+        """
+    @property
+    def tokens(self, /) -> list[int]:
+        """
+        What stands where, from place 0 on.
+        """
+    def truncate(self, /, end: SupportsIndex) -> None:
+        """
+        End the canvas here.
+        """
+
+@final
 class Chunk:
     """
     What an answer gained since the last time.
@@ -81,6 +198,11 @@ class Chunk:
         For each token: (token, log-probability, rank, text) of the largest and of the token itself.
         """
     @property
+    def marks(self, /) -> list[tuple[int, int, int, float, str]]:
+        """
+        Changes of the canvas, as (place, token, forward, confidence, text), of requests that watch it.
+        """
+    @property
     def notes(self, /) -> list[tuple[str, int, list[tuple[int, float, str]]]]:
         """
         At the end: what the strategy saw on its way, as (label, place, (token, weight, text) of each).
@@ -92,14 +214,25 @@ class Chunk:
         "canvas".
         """
     @property
-    def others(self, /) -> list[tuple[list[int], str, float]]:
+    def others(self, /) -> list[tuple[list[int], str, float, str, int | str | None]]:
         """
-        At the end: other texts that the strategy found, as (token ids, text, score), in its order.
+        At the end: other texts that the strategy found, as (token ids, text, score, finish reason, stop reason), in its
+        order.
         """
     @property
     def pieces(self, /) -> list[str]:
         """
         The text that each token completed, special tokens by name.
+        """
+    @property
+    def python(self, /) -> tuple[int, float] | None:
+        """
+        At the end: how often Python code of the request was called, and the seconds that it took.
+        """
+    @property
+    def score(self, /) -> float | None:
+        """
+        At the end: what the answer is worth on the strategy's own scale, where it says.
         """
     @property
     def stop_reason(self, /) -> int | str | None:
@@ -123,21 +256,39 @@ class Chunk:
         """
 
 @final
+class Detector:
+    """
+    Reads MajorMark watermarks of one model, for one key.
+    """
+    def __new__(cls, /, path: str | PathLike[str], key: SupportsIndex, bits: SupportsIndex, blocks: SupportsIndex) -> Detector:
+        """
+        Open the tokenizer of a model.
+        """
+    def detect(self, /, token_ids: "list[int]", dedup: "bool") -> "tuple[str, float, float, bool | None, int, list[tuple[float, float]]]":
+        """
+        (message, p-value, z, std test, tokens counted, [(score, runner-up)]) of token ids.
+        """
+    def tokens(self, /, text: str) -> list[int]:
+        """
+        Token ids of a text, without special tokens.
+        """
+
+@final
 class Engine:
     """
     A model with its engine thread.
     """
-    def __new__(cls, /, path: str | PathLike[str], *, draft: str | PathLike[str] | None = None, threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None) -> Engine:
+    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None) -> Engine:
         """
-        Open a model.
+        Open a model; `beside`: further models, as (role, path).
         """
     def card(self, /) -> str:
         """
         The model's facts, as JSON.
         """
-    def check(self, /, prompt: "list[int]", sampling: "object", seed: "int", name: "str", parameters: "str", function: "tuple[object, dict[str, object], str] | None", companions: "list[object]") -> "None":
+    def check(self, /, job: "object") -> "None":
         """
-        Raise what is wrong with a request, without running it.
+        Raise what is wrong with a job's request, without running it.
         """
     def close(self, /) -> None:
         """
@@ -163,13 +314,17 @@ class Engine:
         """
         Log-probabilities of labels as the next token.
         """
+    def score_canvas(self, /, prompt: SupportsGetItem[int, SupportsIndex], answer: SupportsGetItem[int, SupportsIndex], draws: SupportsIndex, seed: SupportsIndex) -> float:
+        """
+        Estimate of the log-likelihood of an answer on a canvas, in nats.
+        """
     def stats(self, /) -> str:
         """
         What the engine did since it started, as JSON.
         """
-    def submit(self, /, prompt: "list[int]", sampling: "object", seed: "int", name: "str", parameters: "str", function: "tuple[object, dict[str, object], str] | None", companions: "list[object]") -> "Ticket":
+    def submit(self, /, job: "object") -> "Ticket":
         """
-        Run a request: as many answers as its sampling parameters say.
+        Run a job: as many answers as its sampling parameters say.
         """
     def tokenize(self, /, text: str, add_special_tokens: bool) -> list[int]:
         """
@@ -181,9 +336,32 @@ class Flight:
     """
     A forward on its way; await it once.
     """
-    def __await__(self, /) -> Flight: ...
+    def __await__(self, /) -> Generator[Flight, None, Any]: ...
     def __iter__(self, /) -> Flight: ...
     def __next__(self, /) -> Flight: ...
+
+@final
+class Neurons:
+    """
+    The weights of a model, and how its neurons are read.
+    """
+    def __new__(cls, /, path: str | PathLike[str], part: str, *, negative: bool = False, fold_input: bool = False, fold_output: bool = False, length: SupportsFloat | SupportsIndex | None = None, cosine: bool = False, random: SupportsIndex | None = None, threads: SupportsIndex | None = None) -> Neurons:
+        """
+        Open a model's files. `part`: "up", "gate" or "down".
+        """
+    def decode(self, /, top: "int", each: "object") -> "None":
+        """
+        For every layer (token ids [neurons, top], probabilities [neurons, top], entropy, log-sum-exp), handed to `each`
+        as it is found; `each` may raise to stop.
+        """
+    def logits_of(self, /, token_ids: SupportsGetItem[int, SupportsIndex]) -> list[Array]:
+        """
+        Logits of tokens, by layer: [layers][neurons, tokens].
+        """
+    def shape(self, /) -> tuple[int, int]:
+        """
+        Layers, and neurons of each.
+        """
 
 @final
 class Outcome:
@@ -215,7 +393,7 @@ class Plan:
     `rows`: token ids or `Row` objects. Who sees whom among them: `mask` "causal" or "full", or `parents` (one for each
     row, `None` is the last committed token), `block` (block-causal), `copies` (so many equal windows), or `bits` (a list of
     booleans for each row). `kv`: "append" (in flight until `accept` or the next forward), "extend" (behind the rows in
-    flight), "overwrite" (over the committed places from `at` on), "discard". `at`: place of the first row.
+    flight), "rerun" (the rows in flight from number `first` on, as hidden states through further layers), "overwrite" (over the committed places from `at` on), "discard". `at`: place of the first row.
     `offsets`, `positions`: place and rotary position of each row. `keep`: ranges of committed places that the rows may see.
     `layers`: (start, end). `leave`: committed tokens at the end to leave uncomputed. `root`: see the last committed token.
     `noise`: mixed into the seed, for loops that draw more than once at a position.
@@ -225,7 +403,7 @@ class Plan:
     `logprobs` are of the raw law; `choice` and `logits` of the law that the request's processors bent. Where: `read`
     "own" (the last committed token and every row), "last", "all" (places being computed too), or a list of rows.
     """
-    def __new__(cls, /, rows: "list[int | Row] | None" = None, *, mask: "str" = "causal", parents: "list[int | None] | None" = None, block: "int | None" = None, copies: "int | None" = None, bits: "list[list[bool]] | None" = None, kv: "str" = "append", at: "int | None" = None, offsets: "list[int] | None" = None, positions: "list[int] | None" = None, keep: "list[tuple[int, int]] | None" = None, layers: "tuple[int, int] | None" = None, leave: "int" = 0, root: "bool" = True, noise: "int" = 0, choice: "bool" = True, logprob: "bool" = False, top: "int" = 0, stats: "bool" = False, logprobs: "list[int] | None" = None, logits: "bool" = False, hidden: "list[int] | None" = None, mass: "list[int] | None" = None, read: "str | list[int] | None" = None) -> Plan: ...
+    def __new__(cls, /, rows: "list[int | Row] | None" = None, *, mask: "str" = "causal", parents: "list[int | None] | None" = None, block: "int | None" = None, copies: "int | None" = None, bits: "list[list[bool]] | None" = None, kv: "str" = "append", first: "int" = 0, at: "int | None" = None, offsets: "list[int] | None" = None, positions: "list[int] | None" = None, keep: "list[tuple[int, int]] | None" = None, layers: "tuple[int, int] | None" = None, leave: "int" = 0, root: "bool" = True, noise: "int" = 0, choice: "bool" = True, logprob: "bool" = False, top: "int" = 0, stats: "bool" = False, logprobs: "list[int] | None" = None, logits: "bool" = False, hidden: "list[int] | None" = None, mass: "list[int] | None" = None, read: "str | list[int] | None" = None) -> Plan: ...
     def __repr__(self, /) -> str: ...
     @staticmethod
     def chain(tokens: "list[int]", **options: "object") -> "Plan":
@@ -325,6 +503,17 @@ class Sequence:
         """
         The branch becomes the answer; what the reader has not seen of it is handed over. The branch is used up.
         """
+    def canvas(self, /, start: SupportsIndex | None = None, end: SupportsIndex | None = None) -> Canvas:
+        """
+        Lay out a canvas over the places from `start` to `end`: it begins inside what is committed or behind it (of a
+        bidirectional model usually at 0, so that the prompt sees the answer) and goes on with mask tokens, by default as far as
+        tokens may be committed. The model must have a mask token.
+        """
+    @property
+    def card(self, /) -> Any:
+        """
+        Facts of the sequence's model: sizes, special tokens, what it sees.
+        """
     def cost(self, /, rows: SupportsIndex) -> float:
         """
         Time of a forward of so many rows, relative to one row.
@@ -360,6 +549,15 @@ class Sequence:
         """
         Tokens after the prompt.
         """
+    def judge(self, /, branches: SupportsGetItem[int, Sequence]) -> list[float]:
+        """
+        Ask the request's judge about branches, or this sequence itself: one float each, more is better. One batch, one
+        call, counted.
+        """
+    def offer(self, /, token_ids: SupportsGetItem[int, SupportsIndex], score: SupportsFloat | SupportsIndex) -> None:
+        """
+        Tell of another text that was found, with its score; it follows the answers in `RequestOutput.outputs`.
+        """
     def prefill(self, /) -> "Flight":
         """
         Compute all but the last committed token, so that forks share it.
@@ -367,6 +565,10 @@ class Sequence:
     def push(self, /, token: SupportsIndex) -> int | None:
         """
         Commit one token; `None` when there is nothing more to say.
+        """
+    def rate(self, /, score: SupportsFloat | SupportsIndex) -> None:
+        """
+        Say what the answer is worth on the strategy's own scale: its `score`.
         """
     def rollback(self, /, length: SupportsIndex) -> None:
         """
@@ -385,6 +587,16 @@ class Sequence:
     def sibling(self, /, role: str) -> Sequence:
         """
         The same tokens on the model with this role (`"draft"`), nothing computed yet.
+        """
+    @property
+    def temperature(self, /) -> float:
+        """
+        Temperature of its choices; 0 is greedy.
+        """
+    @property
+    def text(self, /) -> str:
+        """
+        Text after the prompt so far, without half characters.
         """
     @property
     def tokens(self, /) -> list[int]:
@@ -459,6 +671,17 @@ class Tree:
         Tokens, by node.
         """
 
+@final
+class View:
+    """
+    What a look saw: `view[place]`, or `view.at(place, draft)`.
+    """
+    def __getitem__(self, place: SupportsIndex, /) -> Seen: ...
+    def at(self, /, place: SupportsIndex, draft: SupportsIndex = 0) -> Seen:
+        """
+        The prediction for a place, in a draft.
+        """
+
 def check_strategy(name: str, parameters: str) -> str:
     """
     What a strategy guarantees with these parameters, given as a JSON object; raises what is wrong with them.
@@ -474,9 +697,34 @@ def gather(*flights: "Flight") -> "Flight":
     Several forwards at once, in one batch: `a, b = await gather(x.forward(), y.forward())`.
     """
 
+def listwise_labels(engine: Engine, n: SupportsIndex) -> list[int]:
+    """
+    Token ids of the first `n` identifiers behind an opening bracket.
+    """
+
+def listwise_order(answer: str, n: SupportsIndex) -> list[int]:
+    """
+    The order that a generated answer gives: a permutation of `0..n`.
+    """
+
+def listwise_question(query: str, passages: SupportsGetItem[int, str], words: SupportsIndex) -> str:
+    """
+    The question about one window, each passage cut to so many words.
+    """
+
+def listwise_windows(n: SupportsIndex, window: SupportsIndex, step: SupportsIndex) -> list[tuple[int, int]]:
+    """
+    Windows (start, end) over a list of `n`, the last places first.
+    """
+
 def machine() -> str:
     """
     What the engine sees of this machine, as JSON.
+    """
+
+def roles() -> list[tuple[str, str]]:
+    """
+    Roles that models beside the main one may have: (role, what asks for it).
     """
 
 def strategies() -> str:

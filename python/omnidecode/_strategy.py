@@ -254,15 +254,11 @@ _TYPES: dict[Any, str] = {bool: "bool", int: "int", float: "float", str: "str"}
 
 
 def _parameters(name: str, of: Callable[..., Any]) -> list[dict[str, Any]]:
-    if of is object.__init__:
-        return []
-    if isinstance(of, type):
-        return _parameters(name, of.__init__)
-    signature = inspect.signature(of, eval_str=True)
-    listed = list(signature.parameters.values())
-    first, rest = listed[0] if listed else None, listed[1:]
-    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
-        raise RequestError(f"strategy {name}: expected a function of a sequence, found no positional argument")
+    rest = list(inspect.signature(of, eval_str=True).parameters.values())
+    if not isinstance(of, type):  # a class is called without its instance
+        first = rest.pop(0) if rest else None
+        if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+            raise RequestError(f"strategy {name}: expected a function of a sequence, found no positional argument")
     found = []
     for parameter in rest:
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:

@@ -139,6 +139,8 @@ def bench(
     """
     prompts = list(prompts or PROMPTS)
     sampling = sampling or SamplingParams(temperature=0.0, max_tokens=128)
+    if judge is not None and not any(strategy.spec.get("judged") for strategy in strategies):
+        raise RequestError("judge: expected a strategy that asks one, found none; leave it out")
     if sampling.seed is None:
         sampling = sampling.with_seed(0)
     if answers and len(answers) != len(prompts):

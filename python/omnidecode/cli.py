@@ -197,7 +197,8 @@ def _generate(options: argparse.Namespace) -> int:
             return 0
         for output in outputs:
             for one in output.outputs:
-                print(one.text)
+                if one.beside is None:
+                    print(one.text)
             print(_facts(output), file=sys.stderr)
     return 0
 

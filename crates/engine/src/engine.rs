@@ -76,7 +76,9 @@ impl Engine {
     }
     fn stop(&mut self) {
         self.mail.close();
-        if let Some(thread) = self.thread.take() {
+        // Closed from inside a strategy, the thread ends with its turn; it cannot wait for itself.
+        let inside = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !inside(thread)) {
             let _ = thread.join(); // a panic has closed the mailbox already
         }
     }
