@@ -59,6 +59,38 @@ def test_bad_roles_are_refused() -> None:
         LLM(MAIN, beside={"judge": golden})
 
 
+def adapter(folder: Path) -> str:
+    """A Kangaroo adapter out of the main model's own last attention: what a recipe would begin from."""
+    data = (Path(MAIN) / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header, body, out, kept = json.loads(data[8 : 8 + size]), data[8 + size :], b"", {}
+    attention = [f"self_attn.{name}_proj" for name in "qkvo"]
+    names = {f"model.layers.4.{name}.weight": f"layers.0.{name}.weight" for name in ["input_layernorm", *attention]}
+    for name, new in {**names, "model.norm.weight": "norm.weight"}.items():
+        start, end = header[name]["data_offsets"]
+        kept[new] = {**header[name], "data_offsets": [len(out), len(out) + end - start]}
+        out += body[start:end]
+    head = json.dumps(kept).encode()
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + out)
+    shape = json.loads((Path(MAIN) / "config.json").read_text())
+    same = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "rope_theta")
+    config = {name: shape[name] for name in (*same, "vocab_size", "torch_dtype")}
+    config |= {"model_type": "kangaroo", "exit_layer": 4, "num_hidden_layers": 1, "target_layers": 5}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_an_adapter_drafts(tmp_path: Path) -> None:
+    with LLM(MAIN, beside={"adapter": adapter(tmp_path / "adapter")}) as llm:
+        for temperature in (0.0, 1.0):
+            params = SamplingParams(temperature=temperature, seed=2, max_tokens=24)
+            drafted = {"name": "kangaroo", "adaptive": False}
+            ours, plain = llm.generate([QUESTION] * 2, params, strategy=[drafted, "plain"])
+            assert ours.outputs[0].token_ids == plain.outputs[0].token_ids
+            assert ours.usage.drafted > 0 and ours.usage.forwards != plain.usage.forwards
+
+
 def test_a_role_of_ones_own() -> None:
     @omnidecode.strategy("ask-the-teacher", needs=["teacher"])
     async def ask_the_teacher(seq):

@@ -323,7 +323,8 @@ def _strategies(options: argparse.Namespace) -> int:
     for entry in entries:
         facts = entry["guarantee"] if "guarantee" in entry else f"bends the {entry['bends']}"
         needs = f", needs {', '.join(map(str, entry['needs']))}" if entry.get("needs") else ""
-        print(f"{entry['name']}  ({facts}{needs}; {entry['source']})")
+        judged = ", asks a judge" if entry.get("judged") else ""
+        print(f"{entry['name']}  ({facts}{needs}{judged}; {entry['source']})")
         print(f"    {entry['summary']}")
         for p in entry["parameters"]:
             bounds = f", {p['range']}" if p["range"] is not None else ""

@@ -29,7 +29,7 @@ where
     F: FnOnce(Sequence) -> Fut + Send + 'static,
     Fut: Future<Output = Result<()>> + 'static,
 {
-    let strategy = Strategy::new("test", Guarantee::Approximate, f);
+    let strategy = Strategy::new("test", Guarantee::Approximate, f).judged(true);
     let text: Arc<dyn Detokenizer> = Arc::new(Letters);
     let request = Request { judge, text: Some(text), ..Request::new(vec![3, 1, 4], strategy, sampling) };
     let mut bench = Bench::new(Config::default(), networks()).expect("starts");
@@ -97,6 +97,18 @@ fn branches_have_text_and_know_what_was_read() {
     assert_eq!((&other.tokens[..], other.reason), (&[7, 8, 0][..], Reason::Stop), "it ends where an answer would");
     assert_eq!((other.text.as_str(), end.score), (format!("{}.", letters(&[7, 8])).as_str(), Some(0.75)));
     assert!(answer.delta.logprobs.iter().all(|l| l.logprob.is_some()), "the first token was read by the parent");
+}
+
+#[test]
+fn a_strategy_that_asks_no_judge_refuses_one() {
+    let judge: Arc<dyn Judge> = Arc::new(|batch: &[Candidate<'_>]| -> Scores { Ok(vec![0.0; batch.len()]) });
+    let strategy = Strategy::new("deaf", Guarantee::Exact, |_| async { Ok(()) });
+    let request = Request { judge: Some(judge), ..Request::new(vec![3], strategy, Sampling::default()) };
+    let mut bench = Bench::new(Config::default(), networks()).expect("starts");
+    let handle = bench.submit(request);
+    bench.run();
+    assert_eq!(handle.collect().end, Err(Error::UnaskedJudge { strategy: "deaf".into() }));
+    assert_eq!(bench.leftovers(), (0, 0, 0));
 }
 
 #[test]

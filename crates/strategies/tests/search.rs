@@ -154,8 +154,11 @@ fn trace(params: Value, sampling: Sampling, judge: &Arc<dyn Judge>) -> (Trace, U
         seq.adopt(node.branch.seq)
     });
     let text: Arc<dyn Detokenizer> = Arc::new(Letters);
-    let request =
-        Request { judge: Some(judge.clone()), text: Some(text), ..Request::new(vec![3, 1, 4], probe, sampling) };
+    let request = Request {
+        judge: Some(judge.clone()),
+        text: Some(text),
+        ..Request::new(vec![3, 1, 4], probe.judged(true), sampling)
+    };
     let answer = one(request);
     let trace = receiver.recv().expect("a trace");
     assert_eq!(tokens(&answer), trace.found);
