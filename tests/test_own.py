@@ -239,6 +239,35 @@ def test_an_unmasker_that_decides_nothing_is_stopped(sudoku: LLM) -> None:
         sudoku.generate(SUDOKU[0], SamplingParams(temperature=0, max_tokens=16), strategy="own-idle")
 
 
+def test_an_unmasker_may_write_and_take_back(sudoku: LLM) -> None:
+    taken: list[int] = []
+
+    @omnidecode.unmasker("own-doubts")
+    class Doubts(Unmasker):
+        """Writes everything at once, then takes back the least sure place, then writes it for good."""
+
+        def __init__(self):
+            self.step = 0
+
+        def unmask(self, view, masked, canvas):
+            self.step += 1
+            if self.step == 1:
+                choice = {place: view[place].choice for place in masked}
+                last = min(masked, key=lambda place: view[place].logprob)
+                taken.append(last)
+                for place, token in choice.items():
+                    canvas.commit(place, token)
+                return {last: None}
+            assert masked == taken
+            return {taken[0]: view[taken[0]].choice}
+
+    output = sudoku.generate(SUDOKU[0], SamplingParams(temperature=0, max_tokens=16), strategy="own-doubts")[0]
+    forwards = [origin.forward for origin in output.outputs[0].origins]
+    prompt = len(output.prompt_token_ids)
+    assert output.usage.nfe == 2 and len(output.outputs[0].token_ids) == 16
+    assert [at + prompt for at, forward in enumerate(forwards) if forward == 2] == taken
+
+
 def test_registration() -> None:
     with pytest.raises(RequestError, match="derived from omnidecode.Drafter"):
         omnidecode.drafter("x")(object)
