@@ -13,22 +13,23 @@ from omnidecode.train.model import Shape
 from omnidecode.train.recipe import questions
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-FOLDERS = sorted(p.parent.name for p in MODELS.glob("*/model.safetensors"))
-TEXT = [name for name in FOLDERS if find(name).task.canvas]
+FACTS = {p.parent.name: json.loads(p.read_text()) for p in sorted(MODELS.glob("*/training.json"))}
+FOLDERS = list(FACTS)
+TEXT = [name for name in FOLDERS if find(FACTS[name]["recipe"]).task.canvas]
+DRAFTERS = [name for name in FOLDERS if name not in TEXT]
 
 
 def test_there_are_models_and_they_are_small():
     assert {"sudoku-diffusion", "chains-diffusion", "chains-block", "chains-ar", "countdown-ar"} <= set(FOLDERS)
-    assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) < 25 << 20
+    assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) < 40 << 20
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_model_has_its_card_and_its_facts(name):
-    folder = MODELS / name
-    facts = json.loads((folder / "training.json").read_text())
-    assert facts["recipe"] == name and facts["done"] == facts["steps"]
-    card = (folder / "README.md").read_text()
-    assert f"python -m omnidecode.train {name} " in card and f"seed {facts['seed']}" in card
+    facts = FACTS[name]
+    assert name.endswith(facts["recipe"]) and facts["done"] == facts["steps"]
+    card = (MODELS / name / "README.md").read_text()
+    assert f"python -m omnidecode.train {facts['recipe']} " in card and f"seed {facts['seed']}" in card
     assert f"({name}/README.md)" in (MODELS / "README.md").read_text()
 
 

@@ -36,8 +36,15 @@ class Draft(Drafter):
             model.model.embed_tokens.weight.copy_(leading * (0.05 / leading.std()))
         return model
 
-    def guesses(self, model: Any, lesson: Lesson, rows: Any) -> Any:
-        return model(lesson.ids[None], rows)
+    def states(self, model: Any, lesson: Lesson, rows: Any) -> Any:
+        import torch
+
+        length = int(rows.max()) + 1
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+        return model.states(model.embed(lesson.ids[None, :length]), torch.arange(length), mask)[0][0, rows]
+
+    def table(self, model: Any) -> Any:
+        return model.model.embed_tokens.weight
 
     def export(self, model: Any, folder: Path, facts: dict[str, Any]) -> None:
         from omnidecode.train import gguf
@@ -56,6 +63,6 @@ class Draft(Drafter):
 
 RECIPES = {
     "draft": Draft(
-        "draft", shape=dict(hidden=128, intermediate=384, layers=3, heads=4), steps=1500, batch=4, learning_rate=2e-3
+        "draft", shape=dict(hidden=128, intermediate=384, layers=3, heads=4), steps=1500, batch=8, learning_rate=3e-3
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +11,9 @@ from typing import Any
 
 from omnidecode.train.lessons import Lesson, lessons
 from omnidecode.train.recipe import Recipe, Row, Task
+
+#: Tokens that stand for all that are not taught in a step.
+OTHERS = 2048
 
 
 class Text(Task):
@@ -56,24 +60,45 @@ class Drafter(Recipe):
         self.model_of_target()
         return [lesson for i, lesson in enumerate(self.all_lessons()) if (i % 20 == 19) == held]
 
-    def guesses(self, model: Any, lesson: Lesson, rows: Any) -> Any:
-        """The drafter's logits [rows, vocabulary] at rows (numbers within the text) of a lesson."""
+    def states(self, model: Any, lesson: Lesson, rows: Any) -> Any:
+        """What enters the head at rows (numbers within the text) of a lesson, [rows, width]."""
         raise NotImplementedError
 
+    def table(self, model: Any) -> Any:
+        """The head: [vocabulary, width]."""
+        raise NotImplementedError
+
+    def guesses(self, model: Any, lesson: Lesson, rows: Any) -> Any:
+        """The drafter's logits [rows, vocabulary]."""
+        return self.states(model, lesson, rows) @ self.table(model).T
+
     def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
-        """Of `batch` texts, a function of (seed, step) alone; and the places it asked about."""
+        """Of `batch` texts, a function of (seed, step) alone; and the places it asked about.
+
+        The head would cost more than all the rest. So it is run for the tokens that are taught in this step, and the sum over
+        the others is estimated from `OTHERS` of them.
+        """
         import torch
 
         source = random.Random(f"{seed}:{step}")
-        total, count = torch.zeros(()), 0
+        states, choices, shares = [], [], []
         for lesson in source.sample(self.lessons(held=False), self.batch):
             written = len(lesson.choices)
             asked = torch.tensor(sorted(source.sample(range(written), min(written, self.places))))
-            student = self.guesses(model, lesson, asked + lesson.rows.start).log_softmax(-1)
-            taught = student.gather(-1, lesson.choices[asked].long())
-            total = total - (lesson.shares[asked].float() * taught).sum()
-            count += len(asked)
-        return total / count, count
+            states.append(self.states(model, lesson, asked + lesson.rows.start))
+            choices.append(lesson.choices[asked])
+            shares.append(lesson.shares[asked])
+        table = self.table(model)
+        taught, at = torch.cat(choices).long().unique(return_inverse=True)
+        other = torch.ones(len(table), dtype=torch.bool)
+        other[taught] = False
+        others = other.nonzero()[:, 0]
+        drawn = others[torch.tensor(source.sample(range(len(others)), min(OTHERS, len(others))), dtype=torch.long)]
+        logits = torch.cat(states) @ table[torch.cat((taught, drawn))].T
+        if len(drawn):  # each stands for several
+            logits[:, len(taught) :] += math.log(len(others) / len(drawn))
+        said = logits.log_softmax(-1).gather(-1, at)
+        return -(torch.cat(shares).float() * said).sum() / len(at), len(at)
 
     def evaluate(self, model: Any, count: int, items: Any = None) -> list[Row]:
         """On held-out text: expected acceptance at temperature 1, the sum of min(p, q) over the target's likeliest choices;

@@ -17,25 +17,57 @@ from omnidecode.train.lessons import Lesson, lessons
 
 @dataclass(frozen=True)
 class Kangaroo(Drafter):
-    exit_layer: int = 6
+    exit_layer: int = 10
 
     def build(self) -> Any:
-        import torch
+        adapter = self.structure()
+        self.fit(adapter)
+        return adapter
 
-        target = self.model_of_target()
-        shape = target.shape
+    def structure(self) -> Any:
+        """The adapter, its weights random."""
+        shape = self.model_of_target().shape
         if not 0 < self.exit_layer < shape.layers:
             raise ValueError(f"exit_layer: expected 1 to {shape.layers - 1}, found {self.exit_layer}")
-        adapter = _adapter(shape)
-        with torch.no_grad():  # the head expects states that went through this norm; small, so that it begins unsure
-            adapter.norm.weight.copy_(target.model.norm.weight / 8)
-        return adapter
+        return _adapter(shape)
+
+    def fit(self, adapter: Any) -> None:
+        """The best linear map to the target's final states, by least squares: from there on it is trained.
+
+        Norms are the target's own of these places. Each place attends mostly to itself (keys are queries) and passes its state
+        on whole, so that the output product is the map. It aims at the final state times a length that drowns the state which is
+        added to it.
+        """
+        import torch
+
+        target, layer = self.model_of_target(), adapter.layers[0]
+        attention, width = layer.self_attn, target.shape.hidden
+        with torch.no_grad():
+            adapter.norm.weight.copy_(target.model.norm.weight)
+            layer.input_layernorm.weight.copy_(target.model.layers[self.exit_layer].input_layernorm.weight)
+            attention.q_proj.weight.mul_(2)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            attention.v_proj.weight.copy_(torch.eye(width))
+            attention.o_proj.weight.copy_(torch.eye(width))
+            square, cross = torch.zeros(width, width), torch.zeros(width, width)
+            for lesson in self.lessons(held=False):
+                states = lesson.entering.float()
+                mixed = adapter.attend(states[None])[0, lesson.rows]
+                states = states[lesson.rows]
+                length = 8 * states.square().mean(-1, keepdim=True).sqrt()
+                square += mixed.T @ mixed
+                cross += mixed.T @ (length * lesson.final.float() / target.model.norm.weight - states)
+            ridge = 1e-3 * square.diagonal().mean() * torch.eye(width)
+            attention.o_proj.weight.copy_(torch.linalg.solve(square + ridge, cross).T)
 
     def all_lessons(self) -> list[Lesson]:
         return lessons(self.target, self.text, self.window, self.exit_layer)
 
-    def guesses(self, model: Any, lesson: Lesson, rows: Any) -> Any:
-        return self.model_of_target().head(model(lesson.entering.float()[None])[0, rows])
+    def states(self, model: Any, lesson: Lesson, rows: Any) -> Any:
+        return model(lesson.entering.float()[None])[0, rows]
+
+    def table(self, model: Any) -> Any:
+        return self.model_of_target().model.embed_tokens.weight
 
     def export(self, model: Any, folder: Any, facts: dict[str, Any]) -> None:
         from omnidecode.train import checkpoint
@@ -67,7 +99,7 @@ class Kangaroo(Drafter):
     def load(self, folder: Path) -> Any:
         from omnidecode.train import checkpoint
 
-        model = self.build()
+        model = self.structure()
         tensors = checkpoint.read_safetensors(folder / "model.safetensors")
         model.load_state_dict({n: t.float() for n, t in tensors.items()})
         return model
@@ -92,17 +124,17 @@ def _adapter(shape: Any) -> Any:
             layer = nn.Module()
             layer.input_layernorm, layer.self_attn = nn.RMSNorm(own.hidden, own.norm_eps), Attention(own)
             self.layers, self.norm = nn.ModuleList([layer]), nn.RMSNorm(own.hidden, own.norm_eps)
-            nn.init.zeros_(layer.self_attn.o_proj.weight)  # begins as the norm and the head alone
             place_rotary(self, own)
 
         def forward(self, x: Any) -> Any:
-            rows = x.shape[1]
-            layer = self.layers[0]
+            return self.norm(x + self.attend(x))
+
+        def attend(self, x: Any) -> Any:
+            rows, layer = x.shape[1], self.layers[0]
             mask = torch.ones(rows, rows, dtype=torch.bool).tril()
-            y, _ = layer.self_attn(layer.input_layernorm(x), (self.cos[:rows], self.sin[:rows]), mask, None)
-            return self.norm(x + y)
+            return layer.self_attn(layer.input_layernorm(x), (self.cos[:rows], self.sin[:rows]), mask, None)[0]
 
     return Adapter()
 
 
-RECIPES = {"kangaroo": Kangaroo("kangaroo", steps=600, batch=4, learning_rate=1e-3)}
+RECIPES = {"kangaroo": Kangaroo("kangaroo", steps=800, batch=4, learning_rate=1e-3)}

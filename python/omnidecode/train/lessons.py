@@ -29,8 +29,10 @@ class Lesson:
     #: The target's likeliest choices, int32, and their probabilities, float16: [written, `TOP`] each.
     choices: Any
     shares: Any
-    #: States [rows of the text but the last, hidden] that leave the exit layer, float16; `None` where none was asked for.
+    #: States [rows of the text but the last, hidden] that leave the exit layer, and [written, hidden] that enter the head,
+    #: float16; `None` where none was asked for.
     entering: Any
+    final: Any
 
 
 @lru_cache(maxsize=2)
@@ -58,7 +60,9 @@ def lessons(target: Path, text: Path, window: int, exit_layer: int) -> list[Less
         found = dict(facts=facts, exit_layer=exit_layer, texts=_capture(target, read_texts(text), window, exit_layer))
         torch.save(found, kept)
     return [
-        Lesson(t["ids"], slice(t["first"], len(t["ids"]) - 1), t["choices"], t["shares"], t["entering"])
+        Lesson(
+            t["ids"], slice(t["first"], len(t["ids"]) - 1), *(t[k] for k in ("choices", "shares", "entering", "final"))
+        )
         for t in found["texts"]
     ]
 
@@ -73,7 +77,7 @@ def _capture(target: Path, rows: list[dict[str, Any]], window: int, exit_layer: 
     taken: dict[tuple[int, ...], dict[str, Any]] = {}
     cut = [(r["ids"][:window], r["prompt"] - 1) for r in rows if r["prompt"] + 1 < window]
     first = {tuple(ids): at for ids, at in cut}
-    options: dict[str, Any] = dict(hidden=[exit_layer]) if exit_layer else {}
+    options: dict[str, Any] = {}
 
     @strategy("capture-lesson")
     async def capture(seq: Any) -> None:
@@ -82,17 +86,20 @@ def _capture(target: Path, rows: list[dict[str, Any]], window: int, exit_layer: 
         at = first[tuple(ids)]
         places = [seen.place(place) for place in range(len(ids) - 1)]
         tops = [(place.top, place.stats[3]) for place in places[at:]]
-        states = np.concatenate([np.asarray(p.hidden) for p in places]) if exit_layer else None
+        states = torch.from_numpy(np.stack([np.asarray(p.hidden) for p in places])).half() if exit_layer else None
         taken[tuple(ids)] = dict(
             ids=torch.tensor(ids),
             first=at,
             choices=torch.tensor([[token for token, _ in top] for top, _ in tops], dtype=torch.int32),
             shares=torch.tensor([[math.exp(logit - whole) for _, logit in top] for top, whole in tops]).half(),
-            entering=None if states is None else torch.from_numpy(states).half(),
+            entering=None if states is None else states[:, 0].clone(),
+            final=None if states is None else states[at:, 1].clone(),
         )
         seq.push(ids[-1])
 
     with LLM(target, threads=1) as llm:
+        if exit_layer:
+            options["hidden"] = [exit_layer, llm.card["layers"]]
         part = 32
         for at in range(0, len(cut), part):
             some = [ids for ids, _ in cut[at : at + part]]
