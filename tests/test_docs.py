@@ -42,6 +42,6 @@ def test_python_blocks_run_one_after_the_other(document: str, monkeypatch: pytes
 def test_shell_lines_run(line: str) -> None:
     words = shlex.split(line, comments=True)
     assert words[0] == "omnidecode"
-    if words[1] in ("generate", "doctor") and (model := os.environ.get("OMNIDECODE_TEST_GGUF")):
+    if words[1] in ("generate", "doctor", "rerank") and (model := os.environ.get("OMNIDECODE_TEST_GGUF")):
         words += ["--model", model]
     subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.PIPE, timeout=300)
