@@ -403,9 +403,10 @@ def _roles(
 ) -> dict[str, str | os.PathLike[str]]:
     """Models beside the main one, by role; a role that no strategy asks for is an error."""
     given = dict(beside or {})
-    known = dict(_core.roles())
-    facts = ("mask", "block")  # what strategies need of the main model
-    known.update({need: "" for spec in registry() for need in spec["needs"] if need not in facts})
+    known = [role for role, _ in _core.roles()]
+    if not set(given) <= set(known):  # packages that bring strategies are looked at only then
+        facts = ("mask", "block")  # what strategies need of the main model
+        known += [need for spec in registry() for need in spec["needs"] if need not in (*facts, *known)]
     for role in given:
         if role not in known:
             raise ModelError(f"beside: expected roles among {', '.join(known)}; found {role!r}")
