@@ -7,7 +7,7 @@ KERNEL(norm_rows, NormArgs, THREADS) {
     __shared__ float room[WARPS];
     if (blockIdx.x >= a.stand->rows) return;
     u32 row = blockIdx.x, step_row = a.index[row];
-    const float* from = a.h ? a.h + (u64)row * a.k : a.x + (u64)step_row * a.k;
+    const float* from = a.h ? a.h + (u64)row * a.stride : a.x + (u64)step_row * a.k;
     float mean = 0.0f, scale = 1.0f;
     if (a.weight) {
         float sum = 0.0f;

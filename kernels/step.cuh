@@ -81,9 +81,9 @@ struct NormArgs {
     const u32* index;
     const Stand* stand;
     u32* bad;
-    u32 kind, k, layer;   // kind 0 RMS, 1 layer norm, 2 none
+    u32 kind, k, layer;   // kind 0 RMS, 1 layer norm
     float eps, scale;
-    u32 reserved;
+    u32 stride;           // of h
 };
 struct ProductArgs {
     Weights w[3];

@@ -102,6 +102,9 @@ pub enum Error {
     /// The network does not do what the plan asks for.
     #[error("the network refused: {0}")]
     Unsupported(String),
+    /// The device that runs the network failed.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// The KV cache does not fit the memory.
     #[error("the KV cache does not fit: {0}; load with fewer pages")]
     Memory(String),

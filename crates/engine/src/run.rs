@@ -153,6 +153,7 @@ impl Runner {
                 return Err(at.map_or(Trouble::Unknown(error.clone()), |at| Trouble::Item(at, error)));
             }
             Ok(Err(NetworkError::Unsupported(m))) => return Err(Trouble::Unknown(Error::Unsupported(m))),
+            Ok(Err(NetworkError::Device(m))) => return Err(Trouble::Unknown(Error::Device(m))),
             Ok(Err(NetworkError::Memory(m))) => return Err(Trouble::Unknown(Error::Memory(m))),
             Ok(Ok(())) => {}
         }

@@ -9,6 +9,9 @@ pub type Result<T, E = ModelError> = std::result::Result<T, E>;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
+    /// The device that the model was to be put on refused.
+    #[error("{0}")]
+    Device(String),
     /// The system would not give the file.
     #[error("cannot read {}: {reason}; check that the path exists and may be read", path.display())]
     Io {

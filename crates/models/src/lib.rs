@@ -11,6 +11,8 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 pub mod files;
+#[cfg(feature = "cuda")]
+pub mod gpu;
 pub mod network;
 pub mod neurons;
 pub mod step;

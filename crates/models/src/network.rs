@@ -19,6 +19,9 @@ pub enum NetworkError {
     /// The KV store does not fit.
     #[error("{0}")]
     Memory(String),
+    /// The device failed: a driver's error, in its words.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// The step asks for something this network does not do.
     #[error("{0}")]
     Unsupported(String),

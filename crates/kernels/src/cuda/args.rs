@@ -228,8 +228,8 @@ plain! {
         eps: f32,
         /// Factor of the sum.
         scale: f32,
-        /// 0.
-        reserved: u32,
+        /// Numbers from one row of `h` to the next.
+        stride: u32,
     }
     /// Arguments of `product*` and `line*`.
     ProductArgs {

@@ -126,7 +126,8 @@ impl Decoder {
     }
 }
 
-fn card(config: &Config, weights: &Weights) -> ModelCard {
+/// The facts of a model, its bytes left to who packs it.
+pub(crate) fn card(config: &Config, weights: &Weights) -> ModelCard {
     ModelCard {
         vocab: config.vocab,
         hidden: config.hidden,

@@ -1,10 +1,10 @@
 //! Reductions of logits against the CPU's.
 use super::{Bench, noise};
+use crate::cuda::args::*;
+use crate::cuda::{Call, Entry};
+use crate::pick;
 use omnidecode_core::law::Warp;
 use omnidecode_core::noise::{Key, Purpose};
-use omnidecode_kernels::cuda::args::*;
-use omnidecode_kernels::cuda::{Call, Entry};
-use omnidecode_kernels::pick;
 
 fn reduce(
     bench: &mut Bench,
@@ -44,9 +44,7 @@ fn reduce(
     (bench.get(&found), bench.get(&tops), bench.get(&logprobs))
 }
 
-#[test]
-fn statistics_largest_and_choices_are_the_cpu_s() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn statistics_largest_and_choices_are_the_cpu_s(bench: &mut Bench) {
     for vocab in [5usize, 300, 4096, 9000] {
         let rows = 6;
         let mut logits: Vec<f32> = noise(vocab as u64, rows * vocab).iter().map(|x| x * 9.0).collect();
@@ -66,7 +64,7 @@ fn statistics_largest_and_choices_are_the_cpu_s() {
         };
         let asks: Vec<Ask> = (0..rows).map(ask).collect();
         let asked: Vec<u32> = (0..rows as u32).map(|r| r % vocab as u32).collect();
-        let (found, tops, logprobs) = reduce(&mut bench, &logits, vocab, &asks, &asked);
+        let (found, tops, logprobs) = reduce(bench, &logits, vocab, &asks, &asked);
         let mut top = Vec::new();
         for (row, l) in logits.chunks_exact(vocab).enumerate() {
             let stats = pick::stats(l).unwrap();
@@ -98,15 +96,13 @@ fn statistics_largest_and_choices_are_the_cpu_s() {
     }
 }
 
-#[test]
-fn rows_without_an_answer_say_so() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn rows_without_an_answer_say_so(bench: &mut Bench) {
     let vocab = 5000;
     let mut logits = noise(1, 4 * vocab);
     logits[4500] = f32::NAN;
     logits[vocab + 7] = f32::INFINITY;
     logits[2 * vocab..3 * vocab].fill(f32::NEG_INFINITY);
     let asks = [Ask { temperature: 1.0, flags: 3, ..Ask::default() }; 4];
-    let (found, ..) = reduce(&mut bench, &logits, vocab, &asks, &[]);
+    let (found, ..) = reduce(bench, &logits, vocab, &asks, &[]);
     assert_eq!(found.iter().map(|f| f.state).collect::<Vec<_>>(), [1, 1, 2, 0]);
 }

@@ -1,11 +1,11 @@
 //! Attention against the CPU's, and against itself in other company.
 use super::{Bench, close, noise};
+use crate::attend::{Group, Heads, KeyBias as CpuBias, Query, Sight, Visible, attend};
+use crate::cuda::args::*;
+use crate::cuda::{Call, Entry};
+use crate::kv::{KvDtype, KvStore};
+use crate::pool::Pool;
 use omnidecode_core::noise::unit;
-use omnidecode_kernels::attend::{Group, Heads, KeyBias as CpuBias, Query, Sight, Visible, attend};
-use omnidecode_kernels::cuda::args::*;
-use omnidecode_kernels::cuda::{Call, Entry};
-use omnidecode_kernels::kv::{KvDtype, KvStore};
-use omnidecode_kernels::pool::Pool;
 
 const PAGES: usize = 40;
 const TAIL: usize = 64;
@@ -179,9 +179,7 @@ fn scene() -> Scene {
     scene
 }
 
-#[test]
-fn attention_is_the_cpu_s_within_rounding() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn attention_is_the_cpu_s_within_rounding(bench: &mut Bench) {
     let shapes =
         [(4, 2, 64, None, None), (8, 1, 40, None, Some(70)), (3, 3, 128, Some(5.0), None), (2, 1, 256, None, None)];
     for (heads, kv_heads, dim, softcap, window) in shapes {
@@ -194,17 +192,15 @@ fn attention_is_the_cpu_s_within_rounding() {
         }
         let q = noise(77, scene.queries.len() * heads.heads * dim);
         let expected: Vec<f64> = on_cpu(&mut store, &heads, &q, &scene).iter().map(|&x| f64::from(x)).collect();
-        let walked = on_gpu(&mut bench, &store, &heads, &q, &scene, false);
+        let walked = on_gpu(bench, &store, &heads, &q, &scene, false);
         close(&format!("{heads:?}"), &walked, &expected, 2e-6);
-        let split = on_gpu(&mut bench, &store, &heads, &q, &scene, true);
+        let split = on_gpu(bench, &store, &heads, &q, &scene, true);
         assert!(walked == split, "{heads:?}: shared stretches");
     }
 }
 
 /// Bits of a row do not depend on other rows, on tiles, nor on where keys lie.
-#[test]
-fn rows_are_invariant() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn rows_are_invariant(bench: &mut Bench) {
     let (heads, kv_heads, dim) = (4, 2, 64);
     let mut store = store(kv_heads, dim);
     // What lies in the tail also lies at places 295.. of the page table.
@@ -234,16 +230,16 @@ fn rows_are_invariant() {
     let q = noise(5, 20 * width);
     let mut scene = Scene::default();
     scene.sequence(&table, &(0..20).map(|i| row(i, 0)).collect::<Vec<_>>());
-    let whole = on_gpu(&mut bench, &store, &heads, &q, &scene, true);
+    let whole = on_gpu(bench, &store, &heads, &q, &scene, true);
     for in_pages in [1, 7, 25] {
         let mut scene = Scene::default();
         scene.sequence(&table, &(0..20).map(|i| row(i, in_pages)).collect::<Vec<_>>());
-        assert!(on_gpu(&mut bench, &store, &heads, &q, &scene, false) == whole, "{in_pages} in pages");
+        assert!(on_gpu(bench, &store, &heads, &q, &scene, false) == whole, "{in_pages} in pages");
     }
     for i in [0u32, 3, 19] {
         let mut scene = Scene::default();
         scene.sequence(&table, &[row(i, (unit(u64::from(i)) * 9.0) as u32)]);
-        let one = on_gpu(&mut bench, &store, &heads, &q[i as usize * width..][..width], &scene, i % 2 == 0);
+        let one = on_gpu(bench, &store, &heads, &q[i as usize * width..][..width], &scene, i % 2 == 0);
         assert!(one == whole[i as usize * width..][..width], "row {i} alone");
     }
 }

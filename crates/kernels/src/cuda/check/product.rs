@@ -1,10 +1,10 @@
 //! Products in every format.
 use super::{Bench, close, noise};
-use omnidecode_kernels::cuda::args::*;
-use omnidecode_kernels::cuda::pack::{Format, pack};
-use omnidecode_kernels::cuda::{Address, Call, Device, Entry};
-use omnidecode_kernels::dtype::quantize::quantize;
-use omnidecode_kernels::dtype::{Dtype, dequantize};
+use crate::cuda::args::*;
+use crate::cuda::pack::{Format, pack};
+use crate::cuda::{Address, Call, Entry};
+use crate::dtype::quantize::quantize;
+use crate::dtype::{Dtype, dequantize};
 
 const ALL: [Dtype; 11] = [
     Dtype::F32,
@@ -51,13 +51,7 @@ fn entry(format: Format, rows: usize) -> (Entry, u32) {
 }
 
 /// What the product reads: codes and scales give back the values.
-fn as_read(
-    bench: &mut Bench,
-    acts: &Acts,
-    buffers: &[omnidecode_kernels::cuda::Buffer; 5],
-    form: u32,
-    rows: usize,
-) -> Vec<f64> {
+fn as_read(bench: &mut Bench, acts: &Acts, buffers: &[crate::cuda::Buffer; 5], form: u32, rows: usize) -> Vec<f64> {
     let (k, kp) = (acts.k as usize, acts.kp as usize);
     let mut out = Vec::new();
     let codes: Vec<u8> = bench.get(&buffers[0]);
@@ -93,25 +87,23 @@ fn store(bench: &mut Bench, w: Weights, format: Format, acts: Acts, rows: usize,
     bench.get(&out)
 }
 
-#[test]
-fn products_follow_their_definition_and_rows_are_invariant() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn products_follow_their_definition_and_rows_are_invariant(bench: &mut Bench) {
     for dtype in ALL {
         for (n, k) in [(40, 256usize), (32, 768), (7, 96)] {
             if !k.is_multiple_of(dtype.block()) {
                 continue;
             }
             let (bytes, weights) = values(dtype, 3, n, k);
-            let (w, format) = upload(&mut bench, dtype, &bytes, n, k);
+            let (w, format) = upload(bench, dtype, &bytes, n, k);
             let rows = 70;
             let x = noise(5, rows * k);
             let bias = noise(6, n);
             let bias_at = bench.put(&bias).address();
             let (acts, buffers) = bench.prepare(&x, k, format.form(), None, 0.0);
-            let read = as_read(&mut bench, &acts, &buffers, format.form(), rows);
+            let read = as_read(bench, &acts, &buffers, format.form(), rows);
             let off = x.iter().zip(&read).map(|(x, r)| (f64::from(*x) - r).abs()).fold(0.0, f64::max);
             assert!(off < 0.005, "{dtype}: activations are off by {off}");
-            let whole = store(&mut bench, w, format, acts, rows, bias_at);
+            let whole = store(bench, w, format, acts, rows, bias_at);
             let mut expected = Vec::new();
             for row in 0..rows {
                 for c in 0..n {
@@ -124,7 +116,7 @@ fn products_follow_their_definition_and_rows_are_invariant() {
             // One row alone, 16, 17 and 33 of them: the same bits.
             for (from, some) in [(0, 1), (69, 1), (3, 16), (20, 17), (11, 33)] {
                 let (acts, _own) = bench.prepare(&x[from * k..(from + some) * k], k, format.form(), None, 0.0);
-                let part = store(&mut bench, w, format, acts, some, bias_at);
+                let part = store(bench, w, format, acts, some, bias_at);
                 assert!(part == whole[from * n..(from + some) * n], "{dtype} {n} x {k}: rows {from}..{}", from + some);
             }
         }
@@ -132,12 +124,10 @@ fn products_follow_their_definition_and_rows_are_invariant() {
 }
 
 /// The norm before, the residual sum and the norm behind, in one launch.
-#[test]
-fn a_branch_with_its_norms() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn a_branch_with_its_norms(bench: &mut Bench) {
     let (rows, k, n, eps) = (5, 96, 64, 1e-5);
     let (bytes, weights) = values(Dtype::F32, 3, n, k);
-    let (w, _) = upload(&mut bench, Dtype::F32, &bytes, n, k);
+    let (w, _) = upload(bench, Dtype::F32, &bytes, n, k);
     let (x, gain, residual, behind) = (noise(1, rows * k), noise(2, k), noise(4, rows * n), noise(8, n));
     let (acts, _own) = bench.prepare(&x, k, F32, Some(&gain), eps);
     let (next, buffers) = bench.acts(rows, n, F32 | INT8, true, eps);
@@ -180,17 +170,15 @@ fn a_branch_with_its_norms() {
     assert!(bench.get::<u32>(&bad).iter().all(|&b| b == NONE));
 }
 
-#[test]
-fn gated_products_and_rows_that_are_not_numbers() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn gated_products_and_rows_that_are_not_numbers(bench: &mut Bench) {
     let (rows, k, n) = (3, 64, 48);
     let (gate_bytes, gate) = values(Dtype::Q8_0, 3, n, k);
     let (up_bytes, up) = values(Dtype::Q4_1, 4, n, k);
-    let (gate_w, format) = upload(&mut bench, Dtype::Q8_0, &gate_bytes, n, k);
-    let (up_w, _) = upload(&mut bench, Dtype::Q4_1, &up_bytes, n, k);
+    let (gate_w, format) = upload(bench, Dtype::Q8_0, &gate_bytes, n, k);
+    let (up_w, _) = upload(bench, Dtype::Q4_1, &up_bytes, n, k);
     let x = noise(1, rows * k);
     let (acts, buffers) = bench.prepare(&x, k, format.form(), None, 0.0);
-    let read = as_read(&mut bench, &acts, &buffers, INT8, rows);
+    let read = as_read(bench, &acts, &buffers, INT8, rows);
     let (next, out) = bench.acts(rows, n, F32, false, 0.0);
     let (index, stand) = bench.stand(rows);
     let bad = bench.put(&vec![NONE; rows]);

@@ -1,19 +1,17 @@
 //! Embedding, norms, rotation, slots, trees.
 use super::{Bench, close, noise};
+use crate::cuda::args::*;
+use crate::cuda::pack::pack;
+use crate::cuda::{Address, Call, Entry};
+use crate::dtype::quantize::quantize;
+use crate::dtype::{Dtype, dequantize};
+use crate::norm::layer_norm;
+use crate::rope::{Rope, RopeLayout};
 use omnidecode_core::noise::unit;
 use omnidecode_core::tree::{DraftTree, Proposal, ROOT};
 use omnidecode_core::verify::target_match;
-use omnidecode_kernels::cuda::args::*;
-use omnidecode_kernels::cuda::pack::pack;
-use omnidecode_kernels::cuda::{Address, Call, Entry};
-use omnidecode_kernels::dtype::quantize::quantize;
-use omnidecode_kernels::dtype::{Dtype, dequantize};
-use omnidecode_kernels::norm::layer_norm;
-use omnidecode_kernels::rope::{Rope, RopeLayout};
 
-#[test]
-fn embeddings_of_every_format() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn embeddings_of_every_format(bench: &mut Bench) {
     for dtype in [
         Dtype::F32,
         Dtype::F16,
@@ -72,9 +70,7 @@ fn embeddings_of_every_format() {
     }
 }
 
-#[test]
-fn norms_of_their_own() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn norms_of_their_own(bench: &mut Bench) {
     let (rows, k, eps) = (3, 80, 1e-5);
     let (h, x, w, b) = (noise(1, rows * k), noise(2, rows * k), noise(3, k), noise(4, k));
     for kind in [0, 1] {
@@ -95,6 +91,7 @@ fn norms_of_their_own() {
             kind,
             k: k as u32,
             eps,
+            stride: k as u32,
             scale: 0.5,
             ..NormArgs::default()
         };
@@ -106,7 +103,7 @@ fn norms_of_their_own() {
             if kind == 1 {
                 layer_norm(row, &w, Some(&b), eps, &mut normed);
             } else {
-                omnidecode_kernels::norm::rms_norm(row, &w, omnidecode_kernels::norm::Gain::Weight, eps, &mut normed);
+                crate::norm::rms_norm(row, &w, crate::norm::Gain::Weight, eps, &mut normed);
             }
             expected.extend(normed.iter().zip(&x[r * k..]).map(|(n, x)| 0.5 * f64::from(*n) + f64::from(*x)));
         }
@@ -120,9 +117,7 @@ fn norms_of_their_own() {
     }
 }
 
-#[test]
-fn rotation_is_the_twin_s_and_fills_slots() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn rotation_is_the_twin_s_and_fills_slots(bench: &mut Bench) {
     let (rows, heads, kv_heads, dim, rotary, pages) = (3, 4, 2, 48, 32, 4);
     for layout in [RopeLayout::Halves, RopeLayout::Interleaved] {
         let frequencies: Vec<f32> = (0..rotary / 2).map(|i| 10_000f32.powf(-(i as f32) / 16.0)).collect();
@@ -176,9 +171,7 @@ fn rotation_is_the_twin_s_and_fills_slots() {
     }
 }
 
-#[test]
-fn slots_are_copied_in_order() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn slots_are_copied_in_order(bench: &mut Bench) {
     let (heads, pages, dim) = (3, 4, 16);
     let before: Vec<u16> = (0..heads * pages * 64 * dim).map(|i| i as u16).collect();
     let moves = [[40u32, 3], [3, 100], [127, 0], [0, 127]];
@@ -207,9 +200,7 @@ fn slots_are_copied_in_order() {
     assert!(bench.get::<u16>(&kv) == expected);
 }
 
-#[test]
-fn trees_are_verified_as_the_twin_does() {
-    let Some(mut bench) = Bench::new() else { return };
+pub(super) fn trees_are_verified_as_the_twin_does(bench: &mut Bench) {
     let mut accepted = 0;
     for case in 0..200u64 {
         let draw = |i: u64, n: u64| (unit(case * 1000 + i) * n as f64) as u64;

@@ -1,0 +1,326 @@
+//! A step as bytes: what kernels read of it, at places that depend on the arena only.
+use super::memory::{Arena, tile};
+use crate::config::Config;
+use crate::step::{Entry, Step};
+use omnidecode_kernels::cuda::args::{AttendTile, KeyBias, Plain, Row, STRETCH, Stand};
+use std::ops::Range;
+
+/// How much of everything a step has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Needs {
+    pub rows: usize,
+    pub stands: usize,
+    pub spans: usize,
+    pub extras: usize,
+    pub pages: usize,
+    pub mixes: usize,
+    pub vectors: usize,
+    pub taps: usize,
+    /// Of one layer.
+    pub biases: usize,
+    pub asked: usize,
+    pub stretches: usize,
+}
+impl Needs {
+    fn fields(&self) -> [usize; 11] {
+        let Needs { rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches } = *self;
+        [rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches]
+    }
+    fn from(fields: [usize; 11]) -> Self {
+        let [rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches] = fields;
+        Needs { rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches }
+    }
+    /// What is there from the start: plain decoding of a few requests, small trees.
+    pub fn least() -> Self {
+        Needs {
+            rows: 64,
+            stands: 1,
+            spans: 64,
+            extras: 1024,
+            pages: 1024,
+            asked: 64,
+            stretches: 16,
+            ..Needs::default()
+        }
+    }
+    pub fn contains(&self, other: &Needs) -> bool {
+        self.fields().iter().zip(other.fields()).all(|(have, need)| *have >= need)
+    }
+    pub fn joined(&self, other: &Needs) -> Self {
+        let (a, b) = (self.fields(), other.fields());
+        Self::from(std::array::from_fn(|i| a[i].max(b[i])))
+    }
+    /// Powers of two, so that buffers grow a few times only.
+    pub fn rounded(&self) -> Self {
+        Self::from(self.fields().map(|n| if n == 0 { 0 } else { n.next_power_of_two() }))
+    }
+    pub fn of(step: &Step, layers: usize) -> Self {
+        let biases =
+            |layer: usize| step.edits.iter().flat_map(|(_, e)| &e.biases).filter(|b| b.layer as usize == layer).count();
+        Needs {
+            rows: step.rows.len(),
+            stands: 1 + runs(step).len(),
+            spans: step.spans.len(),
+            extras: step.extras.len(),
+            pages: step.pages.len(),
+            mixes: step.mixes.len(),
+            vectors: step.vectors.len(),
+            taps: step.taps.len(),
+            biases: if step.edits.is_empty() { 0 } else { (0..layers).map(biases).max().unwrap_or(0) },
+            asked: step.asked.len(),
+            stretches: stretches(step, 0..step.rows.len()),
+        }
+    }
+}
+
+/// Stretches of places that hold a key which some of these rows see.
+fn stretches(step: &Step, rows: Range<usize>) -> usize {
+    let end = |row: usize| {
+        let row = &step.rows[row];
+        let spans = step.spans[row.spans.clone()].last().map_or(0, |s| s.1);
+        spans.max(step.extras[row.extras.clone()].last().map_or(0, |e| e.place + 1))
+    };
+    (rows.map(end).max().unwrap_or(0) as usize).div_ceil(STRETCH)
+}
+
+/// Layers that the same rows run through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub layers: Range<usize>,
+    /// Segments that run; `None`: all.
+    segments: Option<Vec<usize>>,
+}
+
+/// A step's layers, cut where its rows change.
+pub(super) fn runs(step: &Step) -> Vec<Run> {
+    let mut cuts: Vec<usize> = step.segments.iter().flat_map(|s| [s.layers.start, s.layers.end]).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let run = |cut: &[usize]| {
+        let layers = cut[0]..cut[1];
+        let here = |s: &usize| step.segments[*s].layers.contains(&layers.start);
+        let segments: Vec<usize> = (0..step.segments.len()).filter(here).collect();
+        let all = segments.len() == step.segments.len();
+        (!segments.is_empty()).then_some(Run { layers, segments: if all { None } else { Some(segments) } })
+    };
+    cuts.windows(2).filter_map(run).collect()
+}
+
+/// Where each part of the inputs begins, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sections {
+    pub rows: usize,
+    stands: usize,
+    /// Bytes of one stand: header, index, tiles.
+    stand: usize,
+    index: usize,
+    tiles: usize,
+    pub spans: usize,
+    pub extras: usize,
+    pub pages: usize,
+    pub mixes: usize,
+    /// Counts of biases, one a layer, then the biases of each.
+    bias_counts: usize,
+    biases: usize,
+    bias: usize,
+    /// Count, then pairs, for each boundary of layers: all boundaries share the room of `taps` pairs.
+    pub taps: usize,
+    pub vectors: usize,
+    pub bytes: usize,
+}
+impl Sections {
+    pub fn of(needs: &Needs, layers: usize) -> Self {
+        let mut at = 0usize;
+        let mut take = |bytes: usize| {
+            let from = at.next_multiple_of(16);
+            at = from + bytes;
+            from
+        };
+        let rows = take(needs.rows * size_of::<Row>());
+        let index = size_of::<Stand>();
+        let tiles = (index + needs.rows * 4).next_multiple_of(16);
+        let stand = (tiles + needs.rows * size_of::<AttendTile>()).next_multiple_of(16);
+        let stands = take(stand * needs.stands);
+        let spans = take(needs.spans * 8);
+        let extras = take(needs.extras * 8);
+        let pages = take(needs.pages * 4);
+        let mixes = take(needs.mixes * 8);
+        let bias_counts = take(layers * 4);
+        let bias = needs.biases * size_of::<KeyBias>();
+        let biases = take(bias * layers);
+        let taps = take((layers + 1) * 4 + needs.taps * 8);
+        let vectors = take(needs.vectors * 4);
+        let bytes = at.max(16);
+        Sections {
+            rows,
+            stands,
+            stand,
+            index,
+            tiles,
+            spans,
+            extras,
+            pages,
+            mixes,
+            bias_counts,
+            biases,
+            bias,
+            taps,
+            vectors,
+            bytes,
+        }
+    }
+    /// Header, index and tiles of a stand.
+    pub fn stand(&self, i: usize) -> (usize, usize, usize) {
+        let at = self.stands + i * self.stand;
+        (at, at + self.index, at + self.tiles)
+    }
+    /// Biases of a layer, and how many.
+    pub fn biases(&self, layer: usize) -> (usize, usize) {
+        (self.biases + layer * self.bias, self.bias_counts + layer * 4)
+    }
+    /// Pairs of the taps before `layer`, and how many; `first`: taps of the layers before.
+    pub fn taps(&self, layer: usize, layers: usize, first: usize) -> (usize, usize) {
+        (self.taps + (layers + 1) * 4 + first * 8, self.taps + layer * 4)
+    }
+}
+
+/// What the plan must know of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Laid {
+    pub rows: usize,
+    /// Tiles of the first stand.
+    pub tiles: usize,
+    pub stretches: usize,
+    /// With the stand of each.
+    pub runs: Vec<(Range<usize>, usize)>,
+    /// Rows of each stand.
+    pub stands: Vec<usize>,
+    /// Taps before each layer.
+    pub taps: Vec<usize>,
+}
+
+fn put<T: Plain>(staging: &mut [u8], at: usize, values: &[T]) {
+    let bytes = T::bytes(values);
+    staging[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Lay out a step that fits.
+pub(super) fn lay(step: &Step, config: &Config, arena: &Arena, staging: &mut Vec<u8>) -> Laid {
+    let sections = &arena.sections;
+    staging.clear();
+    staging.resize(sections.vectors + step.vectors.len() * 4, 0);
+    let mut rows = vec![Row::default(); step.rows.len()];
+    for segment in &step.segments {
+        for i in segment.rows.clone() {
+            let row = &step.rows[i];
+            let (kind, at, count) = match &row.entry {
+                Entry::Token(token) => (0, *token as usize, 0),
+                Entry::Embedding(at) => (1, *at, 0),
+                Entry::Mix(range) => (2, range.start, range.len()),
+                Entry::Hidden(at) => (3, *at, 0),
+            };
+            rows[i] = Row {
+                kind,
+                at: at as u32,
+                count: count as u32,
+                position: row.position,
+                place: row.place,
+                slot: row.slot,
+                span: row.spans.start as u32,
+                span_end: row.spans.end as u32,
+                extra: row.extras.start as u32,
+                extra_end: row.extras.end as u32,
+                page: segment.table.start as u32,
+                page_end: segment.table.end as u32,
+            };
+        }
+    }
+    put(staging, sections.rows, &rows);
+    let words = |pairs: &mut dyn Iterator<Item = [u32; 2]>| pairs.collect::<Vec<_>>();
+    put(staging, sections.spans, &words(&mut step.spans.iter().map(|s| [s.0, s.1])));
+    put(staging, sections.extras, &words(&mut step.extras.iter().map(|e| [e.place, e.slot])));
+    put(staging, sections.mixes, &words(&mut step.mixes.iter().map(|m| [m.0, m.1.to_bits()])));
+    put(staging, sections.pages, &step.pages);
+    put(staging, sections.vectors, &step.vectors);
+    biases(step, config, sections, staging);
+    let taps = taps(step, config, sections, staging);
+    let all: Vec<usize> = (0..step.segments.len()).collect();
+    let tiles = stand(step, config, sections, 0, &all, staging);
+    let (mut laid_runs, mut stands) = (Vec::new(), vec![step.rows.len()]);
+    for run in runs(step) {
+        let which = match &run.segments {
+            None => 0,
+            Some(segments) => {
+                stand(step, config, sections, stands.len(), segments, staging);
+                stands.push(segments.iter().map(|&s| step.segments[s].rows.len()).sum());
+                stands.len() - 1
+            }
+        };
+        laid_runs.push((run.layers, which));
+    }
+    let stretches = stretches(step, 0..step.rows.len());
+    Laid { rows: step.rows.len(), tiles, stretches, runs: laid_runs, stands, taps }
+}
+
+/// Rows of some segments, as the kernels walk them. Gives the tiles.
+fn stand(step: &Step, config: &Config, sections: &Sections, i: usize, segments: &[usize], staging: &mut [u8]) -> usize {
+    let (_, _, tall) = tile(config);
+    let (mut index, mut tiles, mut far) = (Vec::new(), Vec::new(), 0);
+    for &s in segments {
+        let rows = step.segments[s].rows.clone();
+        for first in rows.clone().step_by(tall) {
+            let count = tall.min(rows.end - first);
+            tiles.push(AttendTile { first: (index.len() + first - rows.start) as u32, count: count as u32 });
+        }
+        index.extend(rows.clone().map(|r| r as u32));
+        far = far.max(stretches(step, rows));
+    }
+    let header = Stand { rows: index.len() as u32, tiles: tiles.len() as u32, stretches: far as u32, reserved: 0 };
+    let (at, index_at, tiles_at) = sections.stand(i);
+    put(staging, at, &[header]);
+    put(staging, index_at, &index);
+    put(staging, tiles_at, &tiles);
+    tiles.len()
+}
+
+fn biases(step: &Step, config: &Config, sections: &Sections, staging: &mut [u8]) {
+    if step.edits.is_empty() {
+        return;
+    }
+    for layer in 0..config.layers.len() {
+        let mut here = Vec::new();
+        for (segment, edits) in &step.edits {
+            let rows = &step.segments[*segment].rows;
+            let own = edits.biases.iter().filter(|b| b.layer as usize == layer);
+            here.extend(own.map(|b| KeyBias {
+                first: rows.start as u32,
+                end: rows.end as u32,
+                head: b.head,
+                place: b.place,
+                add: b.add,
+            }));
+        }
+        let (at, count) = sections.biases(layer);
+        put(staging, at, &here);
+        put(staging, count, &[here.len() as u32]);
+    }
+}
+
+/// Residual streams that are read before each layer: rows, and where each goes among all taps.
+fn taps(step: &Step, config: &Config, sections: &Sections, staging: &mut [u8]) -> Vec<usize> {
+    let layers = config.layers.len();
+    let mut counts = Vec::new();
+    let mut first = 0;
+    for layer in 0..=layers {
+        let here = step.taps.iter().enumerate().filter(|(_, t)| t.layer == layer && layer < layers);
+        let pairs: Vec<[u32; 2]> = here.map(|(i, t)| [t.row as u32, i as u32]).collect();
+        if !pairs.is_empty() {
+            let (at, count) = sections.taps(layer, layers, first);
+            put(staging, at, &pairs);
+            put(staging, count, &[pairs.len() as u32]);
+        }
+        first += pairs.len();
+        counts.push(pairs.len());
+    }
+    counts
+}
