@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omnidecode import LLM, SamplingParams
+from omnidecode import LLM, Plan, SamplingParams, strategy
 
 BUDGETS = (6, 10, 14, 21, 30)
 SHAPES: dict[str, dict[int, dict[str, Any]]] = {
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--longest", type=int, default=1000, help="leave out prompts of more characters")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.6, 1.0])
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), choices=BUDGETS, help="verified nodes")
     parser.add_argument("--json", type=Path, help="write the numbers here")
     options = parser.parse_args()
     lines = [json.loads(line)["prompt"] for line in options.prompts.read_text().splitlines()]
@@ -65,7 +66,8 @@ def main() -> None:
             for name, shapes in SHAPES.items():
                 if temperature == 0 and "," in name:
                     continue
-                for budget, parameters in shapes.items():
+                for budget in options.budgets:
+                    parameters = shapes[budget]
                     strategy = {"name": name.split(",")[0], **parameters}
                     outputs = llm.chat(talks, sampling, strategy=strategy)
                     tokens = sum(len(o.outputs[0].token_ids) for o in outputs)
@@ -82,16 +84,20 @@ def main() -> None:
                         }
                     )
                     print(json.dumps(found[-1]), flush=True)
-    print(table(found, "efficiency", "tokens for each verification"))
-    print(table(found, "draft_forwards", "forwards of the draft model for each verification"))
+    for what, title in (
+        ("efficiency", "tokens for each verification"),
+        ("draft_forwards", "forwards of the draft model for each verification"),
+    ):
+        print(table(found, options.budgets, what, title))
     bins = accepted(options.model, options.draft, texts, starts)
     print(bins_table(bins))
     if options.json:
         options.json.write_text(json.dumps({"trees": found, "acceptance": bins}, indent=1))
 
 
-def table(found: list[dict[str, Any]], what: str, title: str) -> str:
-    lines = [f"\n{title}\n", "| temperature | strategy | " + " | ".join(map(str, BUDGETS)) + " |", "|---" * 7 + "|"]
+def table(found: list[dict[str, Any]], budgets: list[int], what: str, title: str) -> str:
+    lines = [f"\n{title}\n", "| temperature | strategy | " + " | ".join(map(str, budgets)) + " |"]
+    lines.append("|---" * (len(budgets) + 2) + "|")
     for temperature, name in dict.fromkeys((f["temperature"], f["strategy"]) for f in found):
         row = [f[what] for f in found if (f["temperature"], f["strategy"]) == (temperature, name)]
         lines.append(f"| {temperature:g} | {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
@@ -105,10 +111,22 @@ def accepted(model: str, draft: str, texts: dict[float, list[list[int]]], starts
 
     edges = [0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0001]
     sums = {t: np.zeros((len(edges) - 1, 2)) for t in texts}
-    with LLM(model) as big, LLM(draft) as small:
+    read: list[Any] = []
+
+    @strategy(name="logits-of-the-draft", needs=["draft"])
+    async def logits(seq: Any) -> None:
+        """The draft's logits at every place; a draft of its own has no tokenizer to be opened with."""
+        small = seq.sibling("draft")
+        small.follow(seq)
+        seen = await small.forward(Plan(logits=True, choice=False, read="all"))
+        read.append([np.array(np.from_dlpack(seen.place(at).logits)).ravel() for at in range(len(seq.tokens))])
+
+    with LLM(model, draft=draft) as llm:
         for temperature, ids in texts.items():
             for text, start in zip(ids, starts, strict=True):
-                target, drafter = (np.from_dlpack(m.logits(text))[start - 1 : -1] for m in (big, small))
+                target = np.from_dlpack(llm.logits(text))[start - 1 : -1]
+                llm.generate([text], SamplingParams(max_tokens=1), strategy="logits-of-the-draft")
+                drafter = np.stack(read.pop())[start - 1 : -1]
                 warm = temperature or 1.0
                 q = soft(np, drafter / warm)
                 p = soft(np, target / temperature) if temperature else np.eye(target.shape[1])[target.argmax(1)]

@@ -261,7 +261,7 @@ fn schemas() -> Vec<(String, Value)> {
 /// The draft for the model: the trained one of this repository, or else the model itself.
 fn draft(main: &str) -> PathBuf {
     let trained = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../models/smollm2-draft");
-    if trained.join("config.json").is_file() { trained } else { main.into() }
+    if trained.is_dir() { trained } else { main.into() }
 }
 
 /// Schemas under a real pair of models: all answers that end are valid under every strategy, deterministic drafts and sampled

@@ -181,3 +181,28 @@ fn the_best_is_the_answer_and_the_others_come_with_it() {
     let missing = run("superposed", json!({"corpus": "/no/such/file"}), &prompt, greedy(3));
     assert!(missing.end.expect_err("refused").to_string().contains("/no/such/file"));
 }
+
+/// Contract 10: on demand, how near the superposition's logits are to the weighted sum of the drafts' own. One draft is its own
+/// sum; asking changes nothing but the forwards.
+#[test]
+fn linearity_is_told_on_demand() {
+    for prompt in prompts(10) {
+        for k in [1, 3] {
+            let params = |on: bool| json!({"k": k, "length": 6, "linearity": on});
+            let (asked, silent) = (
+                run("superposed", params(true), &prompt, greedy(9)),
+                run("superposed", params(false), &prompt, greedy(9)),
+            );
+            assert_eq!(asked.delta.tokens, silent.delta.tokens);
+            let (end, quiet) = (asked.end.expect("ended"), silent.end.expect("ended"));
+            assert!(quiet.notes.is_empty() && end.usage.nfe > quiet.usage.nfe);
+            assert!(!end.notes.is_empty());
+            for (i, note) in end.notes.iter().enumerate() {
+                assert_eq!((note.label, note.place), ("linearity", prompt.len() + i + 1));
+                let cosine = note.tokens[0].1;
+                assert!(note.tokens.len() <= k && note.tokens.iter().all(|t| t.1 == cosine));
+                assert!(if k == 1 { (cosine - 1.0).abs() < 1e-5 } else { cosine.abs() <= 1.0001 }, "{cosine}");
+            }
+        }
+    }
+}

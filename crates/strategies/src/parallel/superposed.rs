@@ -30,6 +30,9 @@ crate::params! {
     learn_prompt: bool = true;
     /// Most tokens of a draft; null goes on to `max_tokens`. Superposition holds for about 10.
     length: Option<usize> = None, within 1.0, 1000000.0;
+    /// Whether the result's notes hold under `linearity`, for each step, the drafts' last tokens with the cosine between the
+    /// logits of their superposition and the weighted sum of the logits that each draft has alone: k forwards more a step.
+    linearity: bool = false;
 }
 
 impl System for Params {
@@ -73,6 +76,22 @@ pub struct Written {
     pub log: f64,
 }
 
+/// Cosine between the logits of a superposition and the sum, weighted as the superposition is, of those of its drafts, each
+/// computed on its own text (sheet 44, contract 10).
+async fn linearity(clean: &mut Sequence, alive: &[Written], mixed: &[f32]) -> Result<f64> {
+    let mut sum = vec![0.0; mixed.len()];
+    for (draft, weight) in alive.iter().zip(shares(alive)) {
+        let mut own = clean.fork(0);
+        draft.tokens.iter().try_for_each(|&token| own.extend(token))?;
+        let seen = own.next(Readout::LOGITS).await?;
+        sum.iter_mut().zip(seen.root().logits()).for_each(|(s, &l)| *s += weight * f64::from(l));
+    }
+    let finite =
+        || sum.iter().zip(mixed).map(|(s, m)| (*s, f64::from(*m))).filter(|(s, m)| s.is_finite() && m.is_finite());
+    let dot = |f: fn((f64, f64)) -> f64| finite().map(f).sum::<f64>();
+    Ok(dot(|(a, b)| a * b) / (dot(|(a, _)| a * a) * dot(|(_, b)| b * b)).sqrt().max(f64::MIN_POSITIVE))
+}
+
 impl Params {
     /// All drafts, alive and finished, best first.
     ///
@@ -84,12 +103,18 @@ impl Params {
         let steps = self.length.unwrap_or(usize::MAX).min(seq.room());
         let mut seen = seq.next(Readout::LOGITS).await?;
         let mut mixed = seq.fork(0);
+        let mut clean = seq.fork(0);
         let mut alive = vec![Written { tokens: Vec::new(), log: 0.0 }];
         let mut finished: Vec<Written> = Vec::new();
         for step in 0..steps {
             if step > 0 {
                 mixed.extend_mix(superposition(&alive))?;
                 seen = mixed.next(Readout::LOGITS).await?;
+                if self.linearity {
+                    let cosine = linearity(&mut clean, &alive, seen.root().logits()).await? as f32;
+                    let last = alive.iter().filter_map(|draft| draft.tokens.last());
+                    seq.note("linearity", seq.len() + step, last.map(|&token| (token, cosine)).collect());
+                }
             }
             let law = self.law(seen.root().logits());
             let mut next: Vec<Written> = Vec::new();
@@ -176,13 +201,19 @@ fn sort(texts: &mut [Written]) {
     texts.sort_by(|a, b| b.log.total_cmp(&a.log));
 }
 
+/// Normalised scores: `[drafts]`.
+fn shares(drafts: &[Written]) -> Vec<f64> {
+    let most = drafts.iter().map(|d| d.log).fold(f64::NEG_INFINITY, f64::max);
+    let each: Vec<f64> = drafts.iter().map(|d| (d.log - most).exp()).collect();
+    let total: f64 = each.iter().sum();
+    each.into_iter().map(|weight| weight / total).collect()
+}
+
 /// Last tokens of the drafts, weighted by normalised scores; equal tokens add their weights.
 fn superposition(drafts: &[Written]) -> Vec<(Token, f32)> {
-    let most = drafts.iter().map(|d| d.log).fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = drafts.iter().map(|d| (d.log - most).exp()).sum();
     let mut parts: Vec<(Token, f32)> = Vec::new();
-    for draft in drafts {
-        let (weight, token) = (((draft.log - most).exp() / total) as f32, draft.tokens.last().copied());
+    for (draft, weight) in drafts.iter().zip(shares(drafts)) {
+        let (weight, token) = (weight as f32, draft.tokens.last().copied());
         match (token, parts.iter_mut().find(|p| Some(p.0) == token)) {
             (_, Some(part)) => part.1 += weight,
             (Some(token), None) if weight > 0.0 => parts.push((token, weight)),

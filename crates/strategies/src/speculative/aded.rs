@@ -315,3 +315,33 @@ impl Search<'_> {
         draft
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sheet 16, contract 5: every round visits the root and one child of it, and a sibling that was never visited goes before
+    /// one that was.
+    #[test]
+    fn visits_add_up() {
+        let texts: Vec<Vec<Token>> = (0..12).map(|i| (0..60).map(|j| (i * j * j + j) % 17).collect()).collect();
+        let table = Trigrams::count(texts.iter().map(Vec::as_slice));
+        let params = Params::default();
+        let root = Node::new(ROOT, (1, 2), 0, 0.0);
+        assert!(table.after((1, 2)).len() > 1, "the root has successors");
+        let mut search = Search { table: &table, params: &params, nodes: vec![root], key: 9, drawn: 0 };
+        for round in 1..=params.iterations as u32 {
+            search.round();
+            for (at, node) in search.nodes.iter().enumerate() {
+                let each =
+                    search.nodes[node.children.start as usize..node.children.end as usize].iter().map(|c| c.visits);
+                let (below, least) = (each.clone().sum::<u32>(), each.clone().min().unwrap_or(0));
+                // Others than the root were a leaf once, in the round that made them.
+                assert!(below == node.visits || (at > 0 && below + 1 == node.visits) || node.children.is_empty());
+                assert!(least > 0 || each.max().unwrap_or(0) <= 1, "siblings take turns first");
+            }
+            assert_eq!(search.nodes[0].visits, round);
+        }
+        assert_eq!(search.nodes[0].visits, 150);
+    }
+}
