@@ -1,4 +1,4 @@
-"""Omnidecode beside llama.cpp and transformers, in one run: ``python benches/peers/run.py --help``.
+"""Omnidecode beside llama.cpp, mistral.rs and transformers, in one run: ``python benches/peers/run.py --help``.
 
 Every comparison alternates A B A B with both models loaded, takes medians of at least five turns, and discards the first.
 Ratios are printed; the raw seconds go to ``benches/results/<date>-<machine>.json``.
@@ -17,89 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engines import LlamaCpp, MistralRs, Ours, Transformers
+
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = 32  # tokens of a decoding turn
-
-
-def prompt(tokens: int, salt: int) -> list[int]:
-    """Ids that no vocabulary lacks; ``salt`` keeps turns from finding their prompt in a prefix cache."""
-    return [100 + (i * 37 + salt * 101) % 900 for i in range(tokens)]
-
-
-class Ours:
-    """The installed wheel, through its public face."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        import omnidecode
-
-        self.sampling = omnidecode.SamplingParams
-        self.llm = omnidecode.LLM(model, threads=threads, context=4096)
-
-    def decode(self, context: int, salt: int) -> tuple[float, float]:
-        """Seconds of a prompt of ``context`` ids up to its first token, and of each token after it."""
-        params = self.sampling(temperature=0, max_tokens=GENERATED + 1, ignore_eos=True)
-        start, seen, times = time.perf_counter(), 0, []
-        for delta in self.llm.stream({"prompt_token_ids": prompt(context, salt)}, params, strategy="plain"):
-            if delta.token_ids:
-                times.append(time.perf_counter())
-                seen += len(delta.token_ids)
-        assert seen == GENERATED + 1, f"{seen} tokens"
-        return times[0] - start, (times[-1] - times[0]) / GENERATED
-
-    def together(self, requests: int, salt: int, tokens: int = 64) -> float:
-        """Tokens a second of so many requests at once."""
-        params = self.sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
-        prompts = [{"prompt_token_ids": prompt(64, salt * 100 + i)} for i in range(requests)]
-        start = time.perf_counter()
-        self.llm.generate(prompts, params, strategy="plain")
-        return requests * tokens / (time.perf_counter() - start)
-
-
-class LlamaCpp:
-    """llama-cpp-python; greedy choice by argmax over its logits is not counted (its own sampler would be slower)."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        from llama_cpp import Llama
-
-        self.llm = Llama(model, n_ctx=4096, n_threads=threads, n_threads_batch=threads, n_batch=512, verbose=False)
-
-    def decode(self, context: int, salt: int) -> tuple[float, float]:
-        start = time.perf_counter()
-        ids = prompt(context, salt)
-        if list(self.llm.input_ids[: self.llm.n_tokens][:context]) == ids:
-            self.llm.n_tokens = context  # what our prefix cache does
-        else:
-            self.llm.reset()
-            self.llm.eval(ids)
-        first = time.perf_counter()
-        for i in range(GENERATED):
-            self.llm.eval([200 + i])
-        return first - start, (time.perf_counter() - first) / GENERATED
-
-
-class Transformers:
-    """transformers in bf16, its own cache."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        import torch
-        import transformers
-
-        torch.set_num_threads(threads)
-        self.torch = torch
-        load = transformers.AutoModelForCausalLM.from_pretrained
-        path = Path(model)
-        where = (str(path.parent), {"gguf_file": path.name}) if path.suffix == ".gguf" else (model, {})
-        self.model = load(where[0], dtype=torch.bfloat16, **where[1]).eval()
-
-    def decode(self, context: int, salt: int) -> tuple[float, float]:
-        torch = self.torch
-        with torch.inference_mode():
-            start = time.perf_counter()
-            out = self.model(torch.tensor([prompt(context, salt)]), use_cache=True, logits_to_keep=1)
-            first = time.perf_counter()
-            for i in range(GENERATED):
-                out = self.model(torch.tensor([[200 + i]]), past_key_values=out.past_key_values, use_cache=True)
-            return first - start, (time.perf_counter() - first) / GENERATED
 
 
 def steal() -> int:
@@ -190,7 +110,11 @@ def bandwidth(threads: int) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", help="GGUF files: beside llama.cpp")
-    parser.add_argument("--transformers", action="append", default=[], metavar="MODEL", help="beside transformers bf16")
+    parser.add_argument("--transformers", action="append", default=[], metavar="MODEL", help="beside transformers")
+    parser.add_argument("--dtype", default="bfloat16", help="of transformers: bfloat16 or float32")
+    parser.add_argument(
+        "--mistralrs", action="append", default=[], metavar="MODEL", help="GGUF files: beside mistral.rs"
+    )
     parser.add_argument("--together", metavar="MODEL", help="8 requests at once against one")
     parser.add_argument("--recycling", metavar="MODEL", help="Token Recycling against plain, on Spec-Bench prompts")
     parser.add_argument("--per-task", type=int, default=2, help="Spec-Bench prompts of each task")
@@ -206,7 +130,10 @@ def main() -> None:
     out = args.out or ROOT / "benches/results" / f"{date}-{platform.machine()}.json"
     record = json.loads(out.read_text()) if out.exists() else {"date": date, "runs": []}
     run: dict[str, Any] = {"threads": args.threads, "turns": args.turns, "read_bytes_per_s": bandwidth(args.threads)}
-    run["cpu"] = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "?")
+    run["cpu"] = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
+        "?",
+    )
     run["rows"] = rows = []
 
     def add(row: dict[str, Any]) -> None:
@@ -220,17 +147,37 @@ def main() -> None:
             add(row)
         ours.llm.close()
     for model in args.transformers:
-        ours, other = Ours(model, args.threads), Transformers(model, args.threads)
-        for row in beside(ours, "transformers bf16", other, contexts, args.turns, args.keep_prompt, {"model": Path(model).name}):
+        ours, other = Ours(model, args.threads), Transformers(model, args.threads, args.dtype)
+        for row in beside(
+            ours,
+            f"transformers {args.dtype}",
+            other,
+            contexts,
+            args.turns,
+            args.keep_prompt,
+            {"model": Path(model).name},
+        ):
+            add(row)
+        ours.llm.close()
+    for model in args.mistralrs:
+        ours, rust = Ours(model, args.threads), MistralRs(model, args.threads)
+        for row in beside(
+            ours, "mistral.rs", rust, contexts, args.turns, args.keep_prompt, {"model": Path(model).name}
+        ):
             add(row)
         ours.llm.close()
     if args.together:
         ours = Ours(args.together, args.threads)
-        sides = {str(n): lambda turn, n=n: ours.together(n, turn * 10 + n) for n in (1, 8)}
-        raw, stolen = alternate(args.turns, sides)
-        one, eight = (statistics.median(values) for values in raw.values())
-        tag = {"model": Path(args.together).name, "what": "8 requests over one, tokens/s"}
-        add({**tag, "ratio": eight / one, "tokens_per_s": raw, "stolen_ticks": stolen})
+        for prefilled in (False, True):
+            sides = {
+                str(n): lambda turn, n=n, p=prefilled: ours.together(n, turn * 20 + n + 10 * p, prefilled=p)
+                for n in (1, 8)
+            }
+            raw, stolen = alternate(args.turns, sides)
+            one, eight = (statistics.median(values) for values in raw.values())
+            what = "8 requests over one, tokens/s" + (", prompts in the cache" if prefilled else "")
+            tag = {"model": Path(args.together).name, "what": what}
+            add({**tag, "ratio": eight / one, "tokens_per_s": raw, "stolen_ticks": stolen})
         ours.llm.close()
     if args.recycling:
         ours = Ours(args.recycling, args.threads)
@@ -241,7 +188,9 @@ def main() -> None:
             if row["what"] == "token-recycling":
                 by_task.setdefault(row["task"], []).append(row["ratio"])
         means = [statistics.mean(values) for values in by_task.values()]
-        print(f"token-recycling: mean over tasks {statistics.mean(means):.2f}x, worst {min(map(min, by_task.values())):.2f}x")
+        print(
+            f"token-recycling: mean over tasks {statistics.mean(means):.2f}x, worst {min(map(min, by_task.values())):.2f}x"
+        )
     record["runs"].append(run)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,6 +1,6 @@
 //! Time of a forward by rows, on a model file: `cargo run --release -p omnidecode-models --example steps -- MODEL
 //! [CONTEXT] [ROWS,ROWS..] [ROUNDS]`. Prints milliseconds of 1, 2, 3, 4, 8, 16, 32 rows in the tail behind CONTEXT
-//! places, their ratio to the first, and the prompt's rows a second. Medians over rounds that alternate the sizes.
+//! places, their ratio to the first, the bytes of weights read over the bandwidth of the machine, and the prompt's rows a second. Medians over rounds that alternate the sizes.
 use omnidecode_models::decoder::{Decoder, Options};
 use omnidecode_models::network::PAGE;
 use omnidecode_models::step::{Choice, Entry, RowEntry, RowRead, Segment, Step, Visible, Warp};
@@ -47,6 +47,25 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
+/// Bytes a second that all threads together read from memory: the best of some passes over more than any cache holds.
+fn read_bandwidth(threads: usize) -> f64 {
+    const WORDS: usize = 32 << 20;
+    let parts: Vec<Vec<u64>> = (0..threads).map(|i| vec![i as u64 + 1; WORDS]).collect();
+    let pass = || {
+        let clock = Instant::now();
+        let sum = |part: &Vec<u64>| part.iter().fold(0u64, |sum, x| sum.wrapping_add(*x));
+        std::thread::scope(|scope| {
+            let running: Vec<_> =
+                parts.iter().map(|part| scope.spawn(move || std::hint::black_box(sum(part)))).collect();
+            running.into_iter().for_each(|r| {
+                r.join().expect("a sum");
+            });
+        });
+        (threads * WORDS * 8) as f64 / clock.elapsed().as_secs_f64()
+    };
+    (0..7).map(|_| pass()).fold(0.0, f64::max)
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let path = args.next().expect("a model folder or file");
@@ -57,6 +76,8 @@ fn main() {
     let clock = Instant::now();
     let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{e}"));
     let mut decoder = Decoder::load(&weights, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let read = read_bandwidth(decoder.pool().threads());
+    println!("memory is read at {:.1} GB/s by {} threads", read / 1e9, decoder.pool().threads());
     let pages = (context + 1024).div_ceil(PAGE);
     decoder.reserve(pages, 64).expect("memory");
     let (layers, bytes) = (decoder.card().layers, decoder.card().bytes as f64);
@@ -79,6 +100,13 @@ fn main() {
     }
     let times: Vec<f64> = times.into_iter().map(median).collect();
     for (n, t) in sizes.iter().zip(&times) {
-        println!("{n:3} rows {:8.3} ms  {:5.2}x  {:6.1} GB/s", t * 1e3, t / times[0], bytes / t / 1e9);
+        let speed = bytes / t;
+        println!(
+            "{n:3} rows {:8.3} ms  {:5.2}x  {:6.1} GB/s, {:.2} of the bandwidth",
+            t * 1e3,
+            t / times[0],
+            speed / 1e9,
+            speed / read
+        );
     }
 }

@@ -1,14 +1,17 @@
 //! Token Recycling: yesterday's candidates are tomorrow's draft (arXiv:2408.08696, sheet 06).
 //!
 //! A table remembers, for every token, the k likeliest successors that the model gave the last time the token was an
-//! input. A fixed tree of ranks over that table is the draft; the verified rows, kept or not, refresh the table.
-//! Of the tree, as many nodes are run as pay on this machine, the likeliest first.
+//! input. A tree over that table is the draft; the verified rows, kept or not, refresh the table. The paper's tree is a
+//! fixed template of ranks. Where it adapts, the tree is grown instead by what each candidate is worth: the likeliest node
+//! first, as many as pay on this machine.
 use super::worth;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
 use omnidecode_core::tree::{DraftTree, Proposal, ROOT};
 use omnidecode_engine::{Guarantee, Outcome, Plan, Readout, Result, Rows, Sequence};
 use std::cell::RefCell;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 crate::params! {
@@ -16,7 +19,7 @@ crate::params! {
     k: usize = 8, within 1.0, 32.0;
     /// Most nodes of a draft.
     max_nodes: usize = 80, within 0.0, 80.0;
-    /// Whether the draft shrinks to the nodes that pay on this machine; off, all of the template are run.
+    /// Whether the draft is made of the likeliest nodes, as many as pay on this machine; off, it is the template.
     adaptive: bool = true;
     /// Where the table lives: `engine`, shared by all requests and warm, or `request`, cold at each start.
     table: String = "engine".into(), one_of "engine", "request";
@@ -43,10 +46,8 @@ impl System for Params {
     };
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
-        let matrix = self.matrix(seq);
-        let shape = Shape::template(self.k);
-        // How often the target's choice had each rank in the table: what a node is worth.
-        let mut ranks = Ranks::new(self.k);
+        let table = self.table(seq);
+        let shape = Shape::template();
         let read = Readout::CHOICE.top(self.k);
         let at_rows = if self.init_from_prompt { Rows::All } else { Rows::Own };
         let seen = seq.forward(Plan::next(read.clone()).at_rows(at_rows)).await?;
@@ -54,24 +55,32 @@ impl System for Params {
             let places = seen.places().filter(|&p| (p as u64) < seq.len() as u64);
             places.for_each(|p| {
                 if let Some(seen) = seen.place(p) {
-                    matrix.borrow_mut().learn(seq.tokens()[p], seen.top());
+                    table.borrow_mut().matrix.learn(seq.tokens()[p], seen.top());
                 }
             });
         }
         let mut next = seen.root().choice();
         while let Some(token) = seq.push(next)? {
             let levels = seq.room().saturating_sub(1);
-            let (tree, order) = matrix.borrow().grow(token, &shape, &ranks, levels, self.max_nodes);
-            let tree = if self.adaptive { keep(&tree, &order[..worth(seq, order.iter().map(|n| n.1))]) } else { tree };
+            let tree = if self.adaptive {
+                let nodes = table.borrow().likeliest(token, levels, self.max_nodes);
+                let paying = worth(seq, nodes.iter().map(|n| n.chance));
+                tree_of(&nodes[..paying])
+            } else {
+                table.borrow().matrix.fill(token, &shape, levels, self.max_nodes)
+            };
             let seen = seq.forward(Plan::tree(&tree, read.clone())).await?;
             let verdict = seen.target_match(&tree);
-            ranks.learn(&matrix.borrow(), token, &tree, &verdict.path, &seen);
-            matrix.borrow_mut().learn_all(token, &tree, &seen);
+            let mut table = table.borrow_mut();
+            let path = verdict.path.iter().map(|&n| (tree.tokens()[n as usize], seen.at(n).choice()));
+            std::iter::once((token, seen.root().choice())).chain(path).for_each(|(from, to)| table.judge(from, to));
+            table.matrix.learn_all(token, &tree, &seen);
             if self.prefer_accepted {
                 for &node in &verdict.path {
-                    matrix.borrow_mut().learn(tree.tokens()[node as usize], seen.at(node).top());
+                    table.matrix.learn(tree.tokens()[node as usize], seen.at(node).top());
                 }
             }
+            drop(table);
             next = seq.accept(&verdict)?;
         }
         Ok(())
@@ -79,44 +88,177 @@ impl System for Params {
 }
 
 impl Params {
-    fn matrix(&self, seq: &Sequence) -> Rc<RefCell<Matrix>> {
+    fn table(&self, seq: &Sequence) -> Rc<RefCell<Table>> {
+        let new = || Rc::new(RefCell::new(Table::new(seq.card().vocab, self.k)));
         if self.table == "request" {
-            return Rc::new(RefCell::new(Matrix::new(seq.card().vocab, self.k)));
+            return new();
         }
         // One table for each k: requests with different k do not spoil each other's.
         let tables = seq.resource(Tables::default);
         let mut tables = tables.borrow_mut();
-        tables.entry(self.k).or_insert_with(|| Rc::new(RefCell::new(Matrix::new(seq.card().vocab, self.k)))).clone()
+        tables.entry(self.k).or_insert_with(new).clone()
     }
 }
 
-type Tables = std::collections::BTreeMap<usize, Rc<RefCell<Matrix>>>;
+type Tables = std::collections::BTreeMap<usize, Rc<RefCell<Table>>>;
+
+/// What is remembered: candidates, and how often candidates as sure as these were right.
+struct Table {
+    matrix: Matrix,
+    odds: Odds,
+}
+
+/// A node of a draft that is still a list: its parent in the list (or [`ROOT`]) and its chance of being accepted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Node {
+    parent: u32,
+    token: Token,
+    chance: f64,
+}
+
+fn tree_of(nodes: &[Node]) -> DraftTree {
+    let mut tree = DraftTree::new(Proposal::Deterministic);
+    nodes.iter().for_each(|n| {
+        tree.add(n.parent, n.token);
+    });
+    tree
+}
+
+/// A candidate that could be the next node; the greatest is the likeliest, then the first that was thought of.
+struct Open {
+    node: Node,
+    from: Token,
+    rank: usize,
+    depth: usize,
+    turn: Reverse<usize>,
+}
+impl Ord for Open {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.node.chance.total_cmp(&other.node.chance).then(self.turn.cmp(&other.turn))
+    }
+}
+impl PartialOrd for Open {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl PartialEq for Open {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for Open {}
+
+impl Table {
+    /// Less likely nodes are not thought of.
+    const LEAST: f64 = 1e-3;
+
+    fn new(vocab: usize, k: usize) -> Table {
+        Table { matrix: Matrix::new(vocab, k), odds: Odds::default() }
+    }
+    /// Up to `most` nodes below `root`, by falling chance of being accepted: any first of them are a tree.
+    fn likeliest(&self, root: Token, levels: usize, most: usize) -> Vec<Node> {
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut open = BinaryHeap::new();
+        let mut turn = 0;
+        // `limit`: the chance of the elder sibling, or of the parent.
+        let mut think =
+            |open: &mut BinaryHeap<Open>, parent: u32, from: Token, rank: usize, depth, above: f64, limit: f64| {
+                let Some(&(token, sure)) = self.matrix.row(from).get(rank) else { return };
+                let chance = (above * self.odds.of(sure)).min(limit);
+                if depth < levels && chance >= Self::LEAST {
+                    turn += 1;
+                    open.push(Open { node: Node { parent, token, chance }, from, rank, depth, turn: Reverse(turn) });
+                }
+            };
+        think(&mut open, ROOT, root, 0, 0, 1.0, 1.0);
+        while nodes.len() < most
+            && let Some(Open { node, from, rank, depth, .. }) = open.pop()
+        {
+            let above = if node.parent == ROOT { 1.0 } else { nodes[node.parent as usize].chance };
+            let at = nodes.len() as u32;
+            nodes.push(node);
+            think(&mut open, node.parent, from, rank + 1, depth, above, node.chance);
+            think(&mut open, at, node.token, 0, depth + 1, node.chance, node.chance);
+        }
+        nodes
+    }
+    /// The model chose `to` after `from`: learn what the candidates of `from` were worth. A first visit says nothing.
+    fn judge(&mut self, from: Token, to: Token) {
+        let Table { matrix, odds } = self;
+        matrix.row(from).iter().for_each(|&(token, sure)| odds.learn(sure, token == to));
+    }
+}
+
+/// How sure the model was of a candidate among its k: a step of [`SURE`].
+type Sure = u8;
+/// Shares of the k candidates' probability that bound the steps.
+const SURE: [f32; 9] = [0.01, 0.03, 0.06, 0.12, 0.25, 0.45, 0.7, 0.9, 0.98];
+
+/// How often candidates were the model's next choice when they were met again, by how sure it had been of them. Learned
+/// at every accepted node, drafted below or not, so that a draft that shrank to nothing can come back.
+#[derive(Clone, Debug)]
+struct Odds([(f64, f64); SURE.len() + 1]);
+impl Default for Odds {
+    /// Six in ten of what the model thought the last time.
+    fn default() -> Odds {
+        Odds(std::array::from_fn(|step| {
+            let low = if step == 0 { 0.0 } else { SURE[step - 1] };
+            let high = SURE.get(step).copied().unwrap_or(1.0);
+            (Self::PRIOR * 0.6 * f64::from(0.5 * (low + high)), Self::PRIOR)
+        }))
+    }
+}
+impl Odds {
+    const PRIOR: f64 = 8.0;
+    /// Trials after which the older half counts half.
+    const MEMORY: f64 = 400.0;
+
+    fn of(&self, sure: Sure) -> f64 {
+        let (hits, trials) = self.0[sure as usize];
+        hits / trials
+    }
+    fn learn(&mut self, sure: Sure, hit: bool) {
+        let (hits, trials) = &mut self.0[sure as usize];
+        *hits += f64::from(u8::from(hit));
+        *trials += 1.0;
+        if *trials > Self::MEMORY {
+            (*hits, *trials) = (*hits / 2.0, *trials / 2.0);
+        }
+    }
+}
 
 /// The k last candidates of every token.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Matrix {
+struct Matrix {
     k: usize,
-    rows: Vec<Token>,
+    rows: Vec<(Token, Sure)>,
 }
 impl Matrix {
     const UNSET: Token = Token::MAX;
 
     /// Nothing is known of any of `vocab` tokens.
-    pub fn new(vocab: usize, k: usize) -> Self {
-        Matrix { k, rows: vec![Self::UNSET; vocab * k] }
+    fn new(vocab: usize, k: usize) -> Self {
+        Matrix { k, rows: vec![(Self::UNSET, 0); vocab * k] }
     }
     /// What is known of a token: nothing, or its candidates, likeliest first.
-    pub fn row(&self, token: Token) -> &[Token] {
+    fn row(&self, token: Token) -> &[(Token, Sure)] {
         let at = token as usize * self.k;
         let row = self.rows.get(at..at + self.k).unwrap_or(&[]);
-        &row[..row.iter().position(|&t| t == Self::UNSET).unwrap_or(row.len())]
+        &row[..row.iter().position(|t| t.0 == Self::UNSET).unwrap_or(row.len())]
     }
-    /// Remember the candidates that were seen after a token.
-    pub fn learn(&mut self, token: Token, top: &[(Token, f32)]) {
+    /// Remember the candidates that were seen after a token, with their raw logits.
+    fn learn(&mut self, token: Token, top: &[(Token, f32)]) {
         let at = token as usize * self.k;
         let Some(row) = self.rows.get_mut(at..at + self.k) else { return };
-        row.fill(Self::UNSET);
-        row.iter_mut().zip(top).for_each(|(slot, t)| *slot = t.0);
+        row.fill((Self::UNSET, 0));
+        let Some(&(_, first)) = top.first() else { return };
+        let share = |logit: f32| (logit - first).exp();
+        let all: f32 = top.iter().map(|t| share(t.1)).sum();
+        row.iter_mut().zip(top).for_each(|(slot, t)| {
+            let p = share(t.1) / all;
+            *slot = (t.0, SURE.partition_point(|&bound| bound <= p) as Sure);
+        });
     }
     /// The root and every node, in the order they were run: of several rows of one token the last wins.
     fn learn_all(&mut self, root: Token, tree: &DraftTree, seen: &Outcome) {
@@ -125,50 +267,21 @@ impl Matrix {
             self.learn(token, seen.row(node).top());
         }
     }
-    /// The template over the table, breadth first, and its nodes by falling chance of being accepted (a parent comes
-    /// before its children).
-    fn grow(
-        &self,
-        root: Token,
-        shape: &Shape,
-        ranks: &Ranks,
-        levels: usize,
-        most: usize,
-    ) -> (DraftTree, Vec<(u32, f64)>) {
+    /// The template over the table, breadth first.
+    fn fill(&self, root: Token, shape: &Shape, levels: usize, most: usize) -> DraftTree {
         let mut tree = DraftTree::new(Proposal::Deterministic);
-        let mut chances = Vec::new();
         // Node of the tree for each node of the template, the root's first.
-        let mut made: Vec<Option<(u32, Token, f64)>> = vec![Some((ROOT, root, 1.0))];
+        let mut made: Vec<Option<(u32, Token)>> = vec![Some((ROOT, root))];
         for &(parent, rank) in &shape.nodes {
-            let child = made[parent].and_then(|(node, token, chance)| {
+            let child = made[parent].and_then(|(node, token)| {
                 let depth = if node == ROOT { 0 } else { tree.depth(node) + 1 };
-                let token = *self.row(token).get(rank)?;
-                (depth < levels && tree.len() < most)
-                    .then(|| (tree.add(node, token), token, chance * ranks.chance(rank)))
+                let token = self.row(token).get(rank)?.0;
+                (depth < levels && tree.len() < most).then(|| (tree.add(node, token), token))
             });
-            if let Some((_, _, chance)) = child {
-                chances.push(chance);
-            }
             made.push(child);
         }
-        let mut order: Vec<(u32, f64)> = chances.into_iter().enumerate().map(|(i, c)| (i as u32, c)).collect();
-        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        (tree, order)
+        tree
     }
-}
-
-/// The nodes in `chosen`, in the order of the tree.
-fn keep(tree: &DraftTree, chosen: &[(u32, f64)]) -> DraftTree {
-    let mut nodes: Vec<u32> = chosen.iter().map(|c| c.0).collect();
-    nodes.sort_unstable();
-    let mut out = DraftTree::new(tree.proposal());
-    let mut names = vec![ROOT; tree.len()];
-    for node in nodes {
-        let parent = tree.parents()[node as usize];
-        let parent = if parent == ROOT { ROOT } else { names[parent as usize] };
-        names[node as usize] = out.add(parent, tree.tokens()[node as usize]);
-    }
-    out
 }
 
 /// The template: for each node, breadth first, its parent (0 is the root) and its rank among the parent's candidates.
@@ -176,40 +289,14 @@ struct Shape {
     nodes: Vec<(usize, usize)>,
 }
 impl Shape {
-    fn template(k: usize) -> Shape {
+    fn template() -> Shape {
         let mut nodes = Vec::with_capacity(TEMPLATE.len());
         for (parent, &children) in TEMPLATE.iter().enumerate() {
             nodes.extend((0..children as usize).map(|rank| (parent, rank)));
         }
         // Ranks that the table does not hold are left out where it is asked.
-        debug_assert!(k > 0 && nodes.len() == TEMPLATE.len() - 1);
+        debug_assert_eq!(nodes.len(), TEMPLATE.len() - 1);
         Shape { nodes }
-    }
-}
-
-/// Share of the target's choices at each rank of the table. Learned at every accepted node, drafted below or not, so
-/// that a draft that shrank to nothing can come back.
-struct Ranks(Vec<f64>);
-impl Ranks {
-    fn new(k: usize) -> Self {
-        Ranks((0..k).map(|rank| 0.4 / f64::powi(2.0, rank as i32)).collect())
-    }
-    /// Chances fall with rank, so that parents and elder siblings come first.
-    fn chance(&self, rank: usize) -> f64 {
-        self.0[..=rank].iter().copied().fold(1.0, f64::min)
-    }
-    fn learn(&mut self, matrix: &Matrix, root: Token, tree: &DraftTree, path: &[u32], seen: &Outcome) {
-        for at in std::iter::once(ROOT).chain(path.iter().copied()) {
-            let token = if at == ROOT { root } else { tree.tokens()[at as usize] };
-            let row = matrix.row(token);
-            if row.is_empty() {
-                continue; // a first visit says nothing of the table
-            }
-            let choice = seen.at(at).choice();
-            for (rank, share) in self.0.iter_mut().enumerate() {
-                *share += 0.05 * (f64::from(u8::from(row.get(rank) == Some(&choice))) - *share);
-            }
-        }
     }
 }
 
@@ -220,7 +307,7 @@ mod tests {
     #[test]
     fn the_template_is_that_of_the_paper() {
         assert_eq!(TEMPLATE.iter().map(|&c| c as usize).sum::<usize>(), 80);
-        let shape = Shape::template(8);
+        let shape = Shape::template();
         let mut depth = vec![0usize; 81];
         let mut levels = [0; 7];
         for (i, &(parent, _)) in shape.nodes.iter().enumerate() {
@@ -234,19 +321,40 @@ mod tests {
     #[test]
     fn nodes_without_a_row_are_left_out() {
         let mut matrix = Matrix::new(10, 2);
-        let (shape, ranks) = (Shape::template(2), Ranks::new(2));
-        assert!(matrix.grow(3, &shape, &ranks, 9, 80).0.is_empty());
+        let shape = Shape::template();
+        assert!(matrix.fill(3, &shape, 9, 80).is_empty());
         matrix.learn(3, &[(4, 1.0), (5, 0.5)]);
         matrix.learn(4, &[(3, 1.0), (6, 0.5)]);
-        let (tree, order) = matrix.grow(3, &shape, &ranks, 9, 80);
+        let tree = matrix.fill(3, &shape, 9, 80);
         assert_eq!(tree.tokens()[..4], [4, 5, 3, 6]);
         assert_eq!(tree.parents()[..4], [ROOT, ROOT, 0, 0]);
-        assert_eq!(matrix.grow(3, &shape, &ranks, 1, 80).0.tokens(), [4, 5]);
-        assert_eq!(matrix.grow(3, &shape, &ranks, 9, 3).0.len(), 3);
-        // Any number of the likeliest is a tree.
-        for n in 0..=tree.len() {
-            assert_eq!(keep(&tree, &order[..n]).len(), n);
-        }
-        assert_eq!(keep(&tree, &order).tokens(), tree.tokens());
+        assert_eq!(matrix.fill(3, &shape, 1, 80).tokens(), [4, 5]);
+        assert_eq!(matrix.fill(3, &shape, 9, 3).len(), 3);
+    }
+
+    #[test]
+    fn the_likeliest_nodes_come_first() {
+        let mut table = Table::new(10, 3);
+        assert!(table.likeliest(3, 9, 80).is_empty(), "nothing is known");
+        table.matrix.learn(3, &[(4, 9.0), (5, 7.0), (6, 1.0)]);
+        table.matrix.learn(4, &[(7, 9.0), (3, 0.0), (6, 0.0)]);
+        let nodes = table.likeliest(3, 9, 80);
+        assert_eq!((nodes[0].token, nodes[0].parent), (4, ROOT));
+        assert_eq!((nodes[1].token, nodes[1].parent), (7, 0), "what follows a sure token, before a poor sibling");
+        assert!(nodes.iter().any(|n| (n.token, n.parent) == (5, ROOT)));
+        assert!(nodes.is_sorted_by(|a, b| a.chance >= b.chance));
+        let parents = nodes.iter().enumerate();
+        assert!(
+            parents.clone().all(|(i, n)| n.parent == ROOT || (n.parent as usize) < i),
+            "any first nodes are a tree"
+        );
+        assert_eq!(table.likeliest(3, 1, 80).iter().filter(|n| n.parent != ROOT).count(), 0);
+        assert_eq!(table.likeliest(3, 9, 2).len(), 2);
+        assert_eq!(tree_of(&nodes[..2]).parents(), [ROOT, 0]);
+        // What was never right is no longer thought of, and comes back when it is.
+        (0..2000).for_each(|_| table.judge(3, 9));
+        assert!(table.likeliest(3, 9, 80).is_empty());
+        (0..20).for_each(|_| table.judge(3, 4));
+        assert_eq!(table.likeliest(3, 9, 1)[0].token, 4);
     }
 }
