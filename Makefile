@@ -12,7 +12,7 @@ GGUF = $(BIN)/python -c "from importlib.metadata import files; print(next(f.loca
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.jinja' 2>/dev/null)
 PYTHON_SOURCES := pyproject.toml README.md $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
 
-.PHONY: demo test lint-rust test-rust test-python test-train bench stubs wheel clean
+.PHONY: demo test lint-rust test-rust test-python test-train bench stubs wheel cuda-check cuda-wheel clean
 
 ## Build, install with the default model, and decode one chat prompt plainly and with Token Recycling.
 demo: $(STAMPS)/installed $(STAMPS)/model
@@ -46,6 +46,28 @@ test-train: $(STAMPS)/dev $(STAMPS)/model $(STAMPS)/torch
 $(STAMPS)/torch: tools/cpu_torch.py $(STAMPS)/venv
 	$(BIN)/python tools/cpu_torch.py
 	touch $@
+
+## The GPU's code without a GPU: kernels compiled for every target and held to their bounds, run on the host against their
+## twins, the decoder on them against the CPU's, and a module that binds CUDA late. Downloads nvcc (271 MB). Not part of `test`.
+CUDA := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-nvrtc
+cuda-check: $(STAMPS)/cuda $(STAMPS)/model
+	$(BIN)/python tools/cuda.py
+	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-kernels --features emulator --test cuda
+	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-models --features emulator --test gpu
+	cargo clippy -p omnidecode-models -p omnidecode-python --all-targets --features omnidecode-models/emulator,omnidecode-python/cuda -- -D warnings
+	cargo test -p omnidecode --features cuda --lib
+	cargo build -p omnidecode-python --features cuda
+	sh tools/late.sh $(CARGO_TARGET_DIR)/debug/lib_core.so
+
+$(STAMPS)/cuda: $(STAMPS)/venv
+	$(PIP) install $(CUDA:%='%==13.0.*')
+	touch $@
+
+## The wheel with CUDA in it: the same package, which imports without a driver.
+cuda-wheel: $(STAMPS)/cuda
+	CUDA_HOME="$$($(BIN)/python -c "import nvidia.cu13, sys; print(nvidia.cu13.__path__[0])")" \
+	$(BIN)/maturin build --release --features cuda --out $(WHEELS)
+	sh tools/late.sh $(CARGO_TARGET_DIR)/release/lib_core.so
 
 ## Strategies against plain decoding on the default model.
 bench: $(STAMPS)/installed $(STAMPS)/model

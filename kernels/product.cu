@@ -17,40 +17,40 @@ UNROLL
 UNROLL
         for (u32 h = 0; h < 2; h++) {
             u32 group = chunk * 2 + h;
-            uint2_of a[MT][2];
-            float d[MT][2], sum[MT][2];
+            // Rows one block of 16 at a time: their fragments need not all be in registers.
 UNROLL
-            for (u32 m = 0; m < MT; m++)
+            for (u32 m = 0; m < MT; m++) {
+                uint2_of a[2];
+                float d[2], sum[2];
 UNROLL
                 for (u32 i = 0; i < 2; i++) {
                     u32 r = m * 16 + i * 8 + g;
                     bool here = r < count;
                     u64 row = first + (here ? r : 0);
                     uint2_of none = {0, 0};
-                    a[m][i] = here ? *(const uint2_of*)(in.codes + row * in.kp + group * GROUP + t * 8) : none;
+                    a[i] = here ? *(const uint2_of*)(in.codes + row * in.kp + group * GROUP + t * 8) : none;
                     const float* scales = in.scales + (row * groups + group) * 2;
-                    d[m][i] = here ? scales[0] : 0.0f;
-                    sum[m][i] = here ? scales[1] : 0.0f;
+                    d[i] = here ? scales[0] : 0.0f;
+                    sum[i] = here ? scales[1] : 0.0f;
                 }
 UNROLL
-            for (u32 s = 0; s < 4; s++) {
-                Scale c0 = scale_of<FORMAT>(w, tile * 4 + s, group, 2 * t), c1 = scale_of<FORMAT>(w, tile * 4 + s, group, 2 * t + 1);
-UNROLL
-                for (u32 m = 0; m < MT; m++) {
+                for (u32 s = 0; s < 4; s++) {
+                    Scale c0 = scale_of<FORMAT>(w, tile * 4 + s, group, 2 * t);
+                    Scale c1 = scale_of<FORMAT>(w, tile * 4 + s, group, 2 * t + 1);
                     int p[4] = {0, 0, 0, 0}, q[4] = {0, 0, 0, 0};
                     if (Format<FORMAT>::HALVES) {
-                        mma_s8_16(p, a[m][0].x, a[m][1].x, codes[s].low[h]);
-                        mma_s8_16(q, a[m][0].y, a[m][1].y, codes[s].high[h]);
+                        mma_s8_16(p, a[0].x, a[1].x, codes[s].low[h]);
+                        mma_s8_16(q, a[0].y, a[1].y, codes[s].high[h]);
                     } else {
-                        mma_s8_32(p, a[m][0].x, a[m][1].x, a[m][0].y, a[m][1].y, codes[s].low[h], codes[s].high[h]);
+                        mma_s8_32(p, a[0].x, a[1].x, a[0].y, a[1].y, codes[s].low[h], codes[s].high[h]);
                     }
 UNROLL
                     for (u32 i = 0; i < 4; i++) {
                         const Scale& c = i % 2 ? c1 : c0;
                         float& to = acc[s][m][i];
-                        to = fmaf(d[m][i / 2] * c.s, (float)p[i], to);
-                        if (Format<FORMAT>::HALVES) to = fmaf(d[m][i / 2] * c.t, (float)q[i], to);
-                        if (Format<FORMAT>::MINIMA) to = fmaf(-sum[m][i / 2], c.m, to);
+                        to = fmaf(d[i / 2] * c.s, (float)p[i], to);
+                        if (Format<FORMAT>::HALVES) to = fmaf(d[i / 2] * c.t, (float)q[i], to);
+                        if (Format<FORMAT>::MINIMA) to = fmaf(-sum[i / 2], c.m, to);
                     }
                 }
             }

@@ -21,7 +21,7 @@ from omnidecode import LLM, Closed, ModelError, OmnidecodeError, RequestError, S
         ({"model": "/no/such/folder"}, "does not exist"),
         ({"model": "./nothing.gguf"}, "does not exist"),
         ({"trust_remote_code": True}, "trust_remote_code"),
-        ({"device": "tpu"}, "device: expected 'cpu', found 'tpu'"),
+        ({"device": "tpu"}, "device: expected 'cpu', 'cuda' or 'cuda:' with a number, found"),
         ({"threads": 0}, "threads: expected a positive integer"),
         ({"context": -5}, "context: expected a positive integer"),
         ({"kv_dtype": "int3"}, "kv_dtype: expected"),

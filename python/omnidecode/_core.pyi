@@ -278,7 +278,7 @@ class Engine:
     """
     A model with its engine thread.
     """
-    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None) -> Engine:
+    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None, device: str = "cpu") -> Engine:
         """
         Open a model; `beside`: further models, as (role, path).
         """
@@ -682,6 +682,11 @@ class View:
         The prediction for a place, in a draft.
         """
 
+def check_cuda(number: SupportsIndex) -> str:
+    """
+    Run every check of the kernels on a GPU, as JSON: a list of {name, seconds, error}.
+    """
+
 def check_strategy(name: str, parameters: str) -> str:
     """
     What a strategy guarantees with these parameters, given as a JSON object; raises what is wrong with them.
@@ -690,6 +695,11 @@ def check_strategy(name: str, parameters: str) -> str:
 def companions() -> str:
     """
     The registry of companions, as JSON: a list of {name, bends, summary, source, parameters}.
+    """
+
+def cuda() -> str:
+    """
+    What of CUDA is in this build and on this machine, as JSON: {built, kernels, driver, devices, missing}. Opens the driver.
     """
 
 def gather(*flights: "Flight") -> "Flight":

@@ -23,7 +23,7 @@ def model_flags(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--beside", action="append", default=[], metavar="ROLE=PATH", help="a further model by its role; repeatable"
     )
-    group.add_argument("--device", default="cpu", help="cpu")
+    group.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     group.add_argument("--threads", type=int, help="worker threads")
     group.add_argument("--context", type=int, help="longest sequence, in tokens")
     group.add_argument("--revision", help="branch, tag or commit on the hub")

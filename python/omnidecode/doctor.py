@@ -24,6 +24,9 @@ _SWITCHES = (
     "HF_HUB_OFFLINE",
     "HF_ENDPOINT",
     "CUDA_VISIBLE_DEVICES",
+    "OMNIDECODE_KERNELS",
+    "OMNIDECODE_CUDA_LIBRARIES",
+    "OMNIDECODE_CUDA_EAGER",
 )
 
 
@@ -51,6 +54,7 @@ def doctor(model: str | None = None) -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             **json.loads(_core.machine()),
         },
+        "cuda": json.loads(_core.cuda()),
         "packages": packages,
         "environment": {name: os.environ.get(name) for name in _SWITCHES},
         "strategies": {"count": len(registry()), "names": [entry["name"] for entry in registry()]},

@@ -38,7 +38,8 @@ class LLM:
     ``omnidecode[hub]`` unless it is in the cache); ``None`` opens the embedded default. ``draft``: a second model with
     the same vocabulary, for strategies that need one. ``beside``: further models of that vocabulary by the role that
     strategies ask for, ``{"expert": ..., "adapter": ..., "value": ..., "judge": ...}``; ``draft=`` is short for the role
-    ``"draft"``. ``device``: ``"cpu"``. ``threads``: worker threads, by default
+    ``"draft"``. ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` (``omnidecode doctor`` says what is missing for
+    a GPU; what a GPU does not do yet is an error, see ``docs/cuda.md``). ``threads``: worker threads, by default
     ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that this process may use. ``context``: longest sequence in
     tokens, by default the model's. ``kv_tokens``: positions of key/value cache, shared by all requests.
     ``kv_dtype``: ``"f32"``, ``"f16"``, or ``"auto"``: f32 for a model in f32, else f16.
@@ -73,8 +74,8 @@ class LLM:
                 "trust_remote_code: expected False, found True; code from a model repository is never run here, "
                 "convert the model to a supported architecture instead"
             )
-        if device != "cpu":
-            raise ModelError(f"device: expected 'cpu', found {device!r}; this build has no other device")
+        if not isinstance(device, str):
+            raise ModelError(f"device: expected 'cpu', 'cuda' or 'cuda:' with a number, found {device!r}")
         if kv_dtype not in ("auto", "f32", "f16"):
             raise ModelError(f"kv_dtype: expected 'auto', 'f32' or 'f16', found {kv_dtype!r}")
         for name, value in (("threads", threads), ("context", context), ("kv_tokens", kv_tokens)):
@@ -96,6 +97,7 @@ class LLM:
             context=context,
             kv_tokens=kv_tokens,
             kv_dtype=None if kv_dtype == "auto" else kv_dtype,
+            device=device,
         )
         # Also at exit, while the interpreter still runs: strategies written in Python may have to end.
         self._finalizer = weakref.finalize(self, self._engine.close)

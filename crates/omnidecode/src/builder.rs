@@ -1,9 +1,10 @@
 //! From a path to an engine that runs.
+use crate::device::{Device, Loaded};
 use crate::error::{Error, Result};
 use crate::llm::Llm;
 use omnidecode_core::PAGE;
 use omnidecode_engine::{Config, Cost, Engine, NamedNetwork};
-use omnidecode_models::decoder::{Decoder, KvDtype, Options};
+use omnidecode_models::decoder::{KvDtype, Options};
 use omnidecode_models::{ModelCard, Network, NetworkError, Reading, Step, Weights};
 use std::path::{Path, PathBuf};
 
@@ -22,13 +23,15 @@ pub struct Builder {
     context: Option<usize>,
     kv_tokens: Option<usize>,
     kv_dtype: Option<KvDtype>,
+    device: Device,
 }
 
 impl Builder {
     /// A model at this path: a folder with safetensors, or a GGUF file.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
-        Builder { path, others: Vec::new(), threads: None, context: None, kv_tokens: None, kv_dtype: None }
+        let device = Device::Cpu;
+        Builder { path, others: Vec::new(), threads: None, context: None, kv_tokens: None, kv_dtype: None, device }
     }
     /// A second model with the same vocabulary, under the role `draft`.
     pub fn draft(self, path: impl AsRef<Path>) -> Self {
@@ -57,6 +60,10 @@ impl Builder {
     pub fn kv_dtype(self, dtype: KvDtype) -> Self {
         Builder { kv_dtype: Some(dtype), ..self }
     }
+    /// Where it runs, with the models beside it; by default the processor.
+    pub fn device(self, device: Device) -> Self {
+        Builder { device, ..self }
+    }
 
     /// Read the model and start the engine's thread.
     ///
@@ -66,20 +73,12 @@ impl Builder {
     pub fn open(self) -> Result<Llm> {
         let weights = Weights::open(&self.path)?;
         let options = Options { threads: self.threads, kv_dtype: self.kv_dtype, ..Options::default() };
-        let main = Decoder::load(&weights, &options)?;
-        let mut others = Vec::new();
-        for (role, path) in &self.others {
-            let weights = Weights::open(path)?;
-            let options = Options { pool: Some(main.pool().clone()), ..options.clone() };
-            let other = match weights.config().exit_layer {
-                Some(_) => Decoder::load_adapter(&weights, &main, &options)?,
-                None => Decoder::load(&weights, &options)?,
-            };
+        let Loaded { main, others, free } = self.device.load(&weights, &self.others, &options)?;
+        for (role, other) in &others {
             if other.card().vocab != main.card().vocab {
                 let (role, expected, found) = (role.clone(), main.card().vocab, other.card().vocab);
                 return Err(Error::Vocabulary { role, expected, found });
             }
-            others.push((role, other));
         }
         let main = self.limited(main)?;
         let card = main.card().clone();
@@ -87,15 +86,15 @@ impl Builder {
         let mut networks = vec![NamedNetwork::new("main", Box::new(main))];
         for (role, other) in others {
             slot += other.slot_bytes();
-            networks.push(NamedNetwork::new(role, Box::new(other)));
+            networks.push(NamedNetwork::new(role, other));
         }
-        let places = self.kv_tokens.unwrap_or_else(|| affordable(card.context, slot));
+        let places = self.kv_tokens.unwrap_or_else(|| affordable(card.context, slot, free));
         let config = Config { pages: places.div_ceil(PAGE), cost: Cost::measured(), ..Config::default() };
         let engine = Engine::start(config, networks)?;
         Llm::new(engine, card, &weights)
     }
 
-    fn limited(&self, decoder: Decoder) -> Result<Limited> {
+    fn limited(&self, decoder: Box<dyn Network>) -> Result<Limited> {
         let mut card = decoder.card().clone();
         if let Some(found) = self.context {
             if found == 0 || found > card.context {
@@ -107,20 +106,23 @@ impl Builder {
     }
 }
 
-/// Places of KV cache by default: two contexts, within a quarter of the free memory, at least 256.
-fn affordable(context: usize, slot_bytes: usize) -> usize {
+/// Places of KV cache by default: two contexts, within `free` bytes or a quarter of the machine's free memory, at least 256.
+fn affordable(context: usize, slot_bytes: usize, free: Option<usize>) -> usize {
     const UNKNOWN: u64 = 4 << 30;
-    let free = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
-    });
-    let fits = free.unwrap_or(UNKNOWN) / 4 / slot_bytes.max(1) as u64;
+    let quarter = || {
+        std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+        })
+    };
+    let bytes = free.map_or_else(|| quarter().unwrap_or(UNKNOWN) / 4, |free| free as u64);
+    let fits = bytes / slot_bytes.max(1) as u64;
     (2 * context).min(usize::try_from(fits).unwrap_or(usize::MAX)).max(256)
 }
 
 /// A decoder that says it has a shorter context.
 struct Limited {
-    decoder: Decoder,
+    decoder: Box<dyn Network>,
     card: ModelCard,
 }
 

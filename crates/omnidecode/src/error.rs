@@ -43,6 +43,12 @@ pub enum Error {
         /// What was asked for.
         found: usize,
     },
+    /// A device that is none.
+    #[error("device: expected 'cpu', 'cuda' or 'cuda:' with a number, found {found:?}")]
+    Device {
+        /// What was asked for.
+        found: String,
+    },
     /// A text that is no JSON of the expected kind.
     #[error("{what}: expected {expected}, found {found}")]
     Json {

@@ -39,6 +39,7 @@
 mod builder;
 mod chat;
 mod companion;
+mod device;
 mod error;
 mod facts;
 mod llm;
@@ -48,6 +49,7 @@ mod watermark;
 
 pub use builder::Builder;
 pub use chat::Message;
+pub use device::{Device, check_cuda_json, cuda_json};
 pub use error::{Error, Result};
 pub use facts::{card_json, companions_json, machine_json, registry_json};
 pub use llm::{Llm, answer_seed, strategy};

@@ -52,7 +52,7 @@ impl Drop for PyEngine {
 impl PyEngine {
     /// Open a model; `beside`: further models, as (role, path).
     #[new]
-    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None))]
+    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None, device="cpu"))]
     fn new(
         py: Python<'_>,
         path: PathBuf,
@@ -61,8 +61,10 @@ impl PyEngine {
         context: Option<usize>,
         kv_tokens: Option<usize>,
         kv_dtype: Option<&str>,
+        device: &str,
     ) -> PyResult<Self> {
-        let mut builder = Llm::builder(path);
+        let device = device.parse().map_err(|e: omnidecode::Error| ModelError::new_err(e.to_string()))?;
+        let mut builder = Llm::builder(path).device(device);
         for (role, path) in beside {
             builder = builder.beside(role, path);
         }
