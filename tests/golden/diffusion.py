@@ -1,9 +1,10 @@
 """Tiny random checkpoints in the layouts of published diffusion models, and what transformers computes with them.
 
 `python tests/golden/diffusion.py [FOLDER]` writes, for llada, llada-moe, dream and sdar, the folder with `config.json` (the
-fields of the published files, small numbers), `model.safetensors` (their tensor names, bfloat16) and `golden.safetensors`:
-`input_ids` [24] and `logits` [24, vocabulary] under the model's own attention, unshifted, float32. And `static.json`, a prompt
-and the canvas of 16 that the static loop makes of it: one token a forward, greedy, by dense forwards.
+fields of the published files, small numbers), `model.safetensors` (their tensor names; float32, as products with bfloat16
+round) and `golden.safetensors`: `input_ids` [24] and `logits` [24, vocabulary] under the model's own attention, unshifted,
+float32. And `static.json`, a prompt and the canvas of 16 that the static loop makes of it: one token a forward, greedy, by
+dense forwards.
 
 The arithmetic is that of the models' autoregressive relatives (Llama, Qwen3-MoE, Qwen2, Qwen3) under a mask given by hand.
 Needs torch and transformers 5; the tests that read the files need neither.
@@ -193,13 +194,13 @@ def tensors(model: str, relative: Any) -> dict[str, torch.Tensor]:
     found = {}
     for name, tensor in relative.state_dict().items():
         if ".experts." not in name:
-            found[published_name(model, name)] = tensor.to(torch.bfloat16).contiguous()
+            found[published_name(model, name)] = tensor.contiguous()
             continue
         stem, kind = name.rsplit(".", 1)
         for expert, whole in enumerate(tensor):
             parts = dict(zip(("gate_proj", "up_proj"), whole.chunk(2))) if kind == "gate_up_proj" else {kind: whole}
             for part, weight in parts.items():
-                found[f"{stem}.{expert}.{part}.weight"] = weight.to(torch.bfloat16).contiguous()
+                found[f"{stem}.{expert}.{part}.weight"] = weight.contiguous()
     return found
 
 
@@ -242,7 +243,7 @@ def main(folder: Path) -> None:
                     torch.nn.init.uniform_(parameter, 0.5, 1.5)
                 elif key.endswith("bias"):
                     torch.nn.init.normal_(parameter, 0, 0.3)
-            relative = relative.to(torch.bfloat16).float().eval()
+            relative = relative.eval()
             ids = torch.randint(0, VOCAB, (24,)).tolist()
             prompt = torch.randint(0, MASK - 1, (8,)).tolist()
             canvas, lead = static(relative, prompt, 16, block, shift)
@@ -256,7 +257,7 @@ def main(folder: Path) -> None:
         golden = dict(input_ids=torch.tensor(ids, dtype=torch.int32), logits=forward(relative, ids, block).contiguous())
         save_file(golden, path / "golden.safetensors")
         (path / "static.json").write_text(json.dumps(dict(prompt=prompt, canvas=canvas)) + "\n", encoding="utf-8")
-        text = json.dumps(dict(published, torch_dtype="bfloat16"), indent=2)
+        text = json.dumps(dict(published, torch_dtype="float32"), indent=2)
         (path / "config.json").write_text(text + "\n", encoding="utf-8")
         print(f"{name}: seed {seed}, choices lead by {lead:.4f}")
 
