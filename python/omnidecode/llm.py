@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ class LLM:
                 "trust_remote_code: expected False, found True; code from a model repository is never run here, "
                 "convert the model to a supported architecture instead"
             )
-        if not isinstance(device, str):
+        if not (isinstance(device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", device)):
             raise ModelError(f"device: expected 'cpu', 'cuda' or 'cuda:' with a number, found {device!r}")
         if kv_dtype not in ("auto", "f32", "f16"):
             raise ModelError(f"kv_dtype: expected 'auto', 'f32' or 'f16', found {kv_dtype!r}")
