@@ -42,6 +42,8 @@ class Setting:
     #: Parameters that name the judge, and the judge that comes with a request.
     judge: dict[str, Any]
     function: Callable[..., list[float]] | None = None
+    #: Of the samples. Above 1 for a model that errs too little.
+    temperature: float = 1.0
 
 
 def whole_steps(candidates: Any) -> list[float]:
@@ -51,7 +53,7 @@ def whole_steps(candidates: Any) -> list[float]:
 
 SETTINGS = {
     "countdown": Setting("countdown-ar", "", 17, dict(judge="countdown")),
-    "sums": Setting("sums-ar", r"(\d+)$", 11, dict(judge="request"), whole_steps),
+    "sums": Setting("sums-ar", r"(\d+)$", 11, dict(judge="request"), whole_steps, temperature=1.5),
 }
 
 
@@ -61,16 +63,24 @@ def strategies(setting: Setting, n: int, noise: float) -> Iterator[tuple[str, di
     if noise == 0:
         if n == 1:
             yield "plain, greedy", dict(name="plain"), 0.0
-            yield "plain, sampled", dict(name="plain"), 1.0
+            yield "plain, sampled", dict(name="plain"), setting.temperature
         else:
-            yield "beam", dict(name="beam", width=n), 1.0
-            yield "self-consistency", dict(name="self-consistency", n=n, answer=setting.answer), 1.0
+            yield "beam", dict(name="beam", width=n), setting.temperature
+            yield "self-consistency", dict(name="self-consistency", n=n, answer=setting.answer), setting.temperature
     if n > 1:
-        yield "best-of-n", dict(name="best-of-n", n=n, **judge), 1.0
-        yield "best-of-n, weighted", dict(name="best-of-n", n=n, weighted=True, answer=setting.answer, **judge), 1.0
-        yield "particle", dict(name="particle", n=n, **judge, **step), 1.0
-        yield "judge-beam", dict(name="judge-beam", n=n, width=2 if n < 8 else 4, **judge, **step), 1.0
-        yield "a-star", dict(name="a-star", k=max(2, n // 2), budget_tokens=n * setting.tokens, **judge, **step), 1.0
+        yield "best-of-n", dict(name="best-of-n", n=n, **judge), setting.temperature
+        yield (
+            "best-of-n, weighted",
+            dict(name="best-of-n", n=n, weighted=True, answer=setting.answer, **judge),
+            setting.temperature,
+        )
+        yield "particle", dict(name="particle", n=n, **judge, **step), setting.temperature
+        yield "judge-beam", dict(name="judge-beam", n=n, width=2 if n < 8 else 4, **judge, **step), setting.temperature
+        yield (
+            "a-star",
+            dict(name="a-star", k=max(2, n // 2), budget_tokens=n * setting.tokens, **judge, **step),
+            setting.temperature,
+        )
 
 
 def measure(tasks: list[str], count: int, seeds: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
-"""Running sums, a digit a time: `2+7-8=` is answered by `2,9,1`, a total a step; the last one is the answer.
+"""Running sums of digits: `2+7-8...=` is answered by `2,9,1`, a total a step; the last one is the answer.
 
 Totals stay from 0 to 9. A step is right or wrong whatever comes after it, so a rule can judge beginnings too; the model is
-trained briefly, so that it errs: what search with a judge is measured on, where several texts have one answer (votes).
-(Totals up to 19 and up to 99 were tried: 600 steps left no text right as a whole.)
+small and trained briefly, so that it errs: what search with a judge is measured on, where several texts have one answer (votes).
+
+The question is filled up with `.`, so that a total stands at one distance from its term. (Without that, and with totals up to 19
+and up to 99, 600 steps left no text right as a whole.)
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import re
 
 from omnidecode.train.recipe import Recipe, Task
 
-#: Largest total.
-MOST = 9
+#: Largest total; room of the question.
+MOST, ROOM = 9, 18
 
 
 class Sums(Task):
@@ -28,7 +30,7 @@ class Sums(Task):
             number = random.randint(1, MOST - total if sign == "+" else total)
             total = total + number if sign == "+" else total - number
             text += f"{sign}{number}"
-        return text + "=", ",".join(totals(text))
+        return text.ljust(ROOM, ".") + "=", ",".join(totals(text))
 
     def judge(self, question: str, answer: str) -> bool:
         return answer == ",".join(totals(question))
@@ -54,5 +56,12 @@ def rate(question: str, answer: str, finished: bool) -> float:
 
 TASK = Sums()
 RECIPES = {
-    "sums-ar": Recipe("sums-ar", TASK, dict(attention="causal", layers=4), steps=400, batch=64, learning_rate=4e-3),
+    "sums-ar": Recipe(
+        "sums-ar",
+        TASK,
+        dict(attention="causal", layers=4, hidden=64, intermediate=192, heads=2),
+        steps=400,
+        batch=64,
+        learning_rate=4e-3,
+    ),
 }
