@@ -45,9 +45,12 @@ fn fair() -> Arc<dyn Judge> {
 fn whim() -> Arc<dyn Judge> {
     each(|c| unit(c.tokens.iter().fold(7, |h, &t| pair(h, u64::from(t)))) as f32)
 }
+/// A request with texts, and with the judge if its strategy asks one.
 fn judged(name: &str, params: Value, prompt: &[Token], sampling: &Sampling, judge: &Arc<dyn Judge>) -> Request {
     let text: Arc<dyn Detokenizer> = Arc::new(Letters);
-    Request { judge: Some(judge.clone()), text: Some(text), ..request(name, &options(params), prompt, sampling) }
+    let request = request(name, &options(params), prompt, sampling);
+    let judge = request.strategy.judged.then(|| judge.clone());
+    Request { judge, text: Some(text), ..request }
 }
 fn warm(seed: u64, most: usize) -> Sampling {
     Sampling { temperature: 1.5, seed, max_tokens: Some(most), ..Sampling::default() }

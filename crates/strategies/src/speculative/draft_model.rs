@@ -7,6 +7,8 @@ use super::drafting::{Draft, Verifier};
 use super::worth::Depths;
 use crate::registry::{Card, System};
 use omnidecode_engine::{Guarantee, Readout, Result, Sequence};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 crate::params! {
     /// Tokens that are drafted, at the beginning with `heuristic`.
@@ -39,18 +41,21 @@ impl System for Params {
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let mut draft = Draft::open(seq, self.draft_temperature, Verifier::named(&self.verifier))?;
-        let mut depths = Depths::new(MOST);
+        let depths = match self.guarantee() {
+            Guarantee::Exact => Depths::shared(seq, Self::CARD.name, MOST),
+            _ => Rc::new(RefCell::new(Depths::new(MOST))),
+        };
         let mut length = self.tokens;
         let mut next = seq.next(Readout::CHOICE).await?.root().choice();
         while seq.push(next)?.is_some() {
             let mut levels = length.min(draft.levels(seq));
             if self.adaptive {
-                levels = draft.worth(seq, &depths, (1..=levels).map(|n| (n, 1)));
+                levels = draft.worth(seq, &depths.borrow(), (1..=levels).map(|n| (n, 1)));
             }
             let tree = draft.chain(seq, levels, self.confidence).await?;
             let verdict = draft.verify(seq, &tree).await?;
             let (drafted, right) = (tree.len(), verdict.path.len());
-            depths.learn(drafted, right);
+            depths.borrow_mut().learn(drafted, right);
             if self.schedule == "heuristic" && drafted > 0 {
                 length = if right == drafted { (length + 2).min(MOST) } else { (length - 1).max(1) };
             }

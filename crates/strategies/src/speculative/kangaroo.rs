@@ -36,17 +36,27 @@ impl System for Params {
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let mut pouch = Pouch::open(seq, self.exit_layer)?;
-        let mut depths = Depths::new(self.gamma);
+        let depths = Depths::shared(seq, Self::CARD.name, self.gamma);
+        // The states of the whole prompt are needed to draft, and a prefix cache has none: where earlier requests have shown
+        // that no draft pays, none is prepared.
+        if self.adaptive && pouch.worth(seq, &depths.borrow(), self.gamma) == 0 {
+            while !seq.finished() {
+                let seen = seq.next(Readout::CHOICE).await?;
+                seq.push(seen.root().choice())?;
+                depths.borrow_mut().learn(0, 0);
+            }
+            return Ok(());
+        }
         pouch.prefill(seq).await?;
         loop {
             let mut most = self.gamma.min(pouch.room(seq));
             if self.adaptive {
-                most = pouch.worth(seq, &depths, most);
+                most = pouch.worth(seq, &depths.borrow(), most);
             }
             let (drafted, verdict) = pouch.round(seq, most, self.eta).await?;
             // The first row of the path is the committed token that the round began with.
             let right = verdict.path.len().saturating_sub(1);
-            depths.learn(drafted.len(), right);
+            depths.borrow_mut().learn(drafted.len(), right);
             if self.trace {
                 let (early, late) = drafted.split_at(right);
                 for (label, tokens, place) in [("early", early, seq.len()), ("late", late, seq.len() + right)] {

@@ -1,5 +1,8 @@
 //! How large a draft pays (law 5): the size at which expected tokens a second are most, by the measured cost of rows.
 use omnidecode_engine::Sequence;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// The number of drafted rows to run, out of candidates whose probabilities of being accepted are `chances`, best
 /// first. It maximises (others + 1 + sum of chances) / cost(1 + rows), where the other requests of the batch count a
@@ -41,6 +44,15 @@ impl Depths {
     pub fn new(levels: usize) -> Self {
         Depths(vec![Self::PRIOR; levels])
     }
+    /// What all requests of a strategy in this engine have learned, greedy and sampled ones apart: a draft that does not
+    /// pay is found out once. Only for verifiers whose tokens do not depend on the draft, or a request's tokens would
+    /// depend on the requests before it.
+    pub fn shared(seq: &Sequence, strategy: &'static str, levels: usize) -> Rc<RefCell<Depths>> {
+        let all = seq.resource(Shared::default);
+        let key = (strategy, levels, seq.warp().is_greedy());
+        let mut all = all.borrow_mut();
+        all.entry(key).or_insert_with(|| Rc::new(RefCell::new(Depths::new(levels)))).clone()
+    }
     /// Of `drafted` levels, the first `accepted` were right. Without a draft, what is known fades, so that a draft that
     /// shrank to nothing is tried again one day.
     pub fn learn(&mut self, drafted: usize, accepted: usize) {
@@ -61,6 +73,8 @@ impl Depths {
         }))
     }
 }
+
+type Shared = BTreeMap<(&'static str, usize, bool), Rc<RefCell<Depths>>>;
 
 #[cfg(test)]
 mod tests {
