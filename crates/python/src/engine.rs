@@ -53,6 +53,7 @@ impl PyEngine {
     /// Open a model; `beside`: further models, as (role, path).
     #[new]
     #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None, device="cpu"))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         path: PathBuf,

@@ -46,7 +46,7 @@ fn judge() -> Arc<dyn Judge> {
 }
 /// Request `i`, with the companions that ride along: none, each alone, all.
 fn make(i: usize, entry: &Entry, prompt: &[u32]) -> Request {
-    let sampling = sampling(i, if i % 3 == 0 { 0.0 } else { 1.0 });
+    let sampling = sampling(i, if i.is_multiple_of(3) { 0.0 } else { 1.0 });
     let mut request = request(entry.card.name, &params(entry.card.name), prompt, &sampling);
     if ["best-of-n", "particle", "judge-beam", "a-star"].contains(&entry.card.name) {
         request.judge = Some(judge());
