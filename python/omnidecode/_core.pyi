@@ -8,7 +8,7 @@ from collections.abc import Generator
 from os import PathLike
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "Array", "Bell", "Candidate", "Canvas", "Chunk", "Detector", "Engine", "Flight", "Neurons", "Outcome", "Plan", "Row", "Seen", "Sequence", "Ticket", "Tree", "View", "check_strategy", "companions", "gather", "listwise_labels", "listwise_order", "listwise_question", "listwise_windows", "machine", "roles", "strategies"]
+__all__ = ["__version__", "Array", "Bell", "Candidate", "Canvas", "Chunk", "Detector", "Engine", "Flight", "Neurons", "Outcome", "Plan", "Row", "Seen", "Sequence", "Ticket", "Tree", "View", "check_cuda", "check_strategy", "companions", "cuda", "gather", "listwise_labels", "listwise_order", "listwise_question", "listwise_windows", "machine", "roles", "strategies"]
 
 __version__: Final[str]
 

@@ -169,6 +169,7 @@ impl<'a> Source<'a> {
     fn matrix(&self, layer: Option<usize>, part: Part) -> Result<Matrix> {
         let tensor = self.need(layer, part, Field::Weight)?;
         let packed = Matrix::pack_with(self.pool, tensor.dtype, &tensor.bytes, tensor.rows(), tensor.columns());
+        self.weights.forget(&tensor); // or the file would stay in memory beside its packed form
         packed.map_err(|e| ModelError::Malformed {
             format: "weights",
             at: tensor.name.to_string(),

@@ -210,6 +210,13 @@ impl Weights {
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         Tensors { files: &self.files, entries: &self.entries }.get(name)
     }
+
+    /// A tensor was read and will hardly be asked for again: its memory may go to others.
+    pub(crate) fn forget(&self, tensor: &Tensor<'_>) {
+        if let Cow::Borrowed(bytes) = &tensor.bytes {
+            self.files.iter().for_each(|file| file.forget(bytes));
+        }
+    }
 }
 
 impl Config {
