@@ -2,28 +2,10 @@
 //! and bidirectional attention, in f32.
 mod common;
 
-use common::{Golden, Runner};
+use common::{CASES, Golden, Runner};
 use omnidecode_models::step::Visible;
 
 const TOLERANCE: f32 = 1e-4;
-
-const CASES: [&str; 15] = [
-    "llama",
-    "llama3-rope",
-    "llama-yarn",
-    "mistral-window",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
-    "olmo2",
-    "smollm3",
-    "granite",
-    "mixtral",
-    "qwen3-moe",
-    "gpt2",
-];
 
 fn close(what: &str, found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len(), "{what}: lengths");

@@ -109,13 +109,13 @@ impl Builder {
 /// Places of KV cache by default: two contexts, within `free` bytes or a quarter of the machine's free memory, at least 256.
 fn affordable(context: usize, slot_bytes: usize, free: Option<usize>) -> usize {
     const UNKNOWN: u64 = 4 << 30;
-    let quarter = || {
+    let available = || {
         std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
             line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
         })
     };
-    let bytes = free.map_or_else(|| quarter().unwrap_or(UNKNOWN) / 4, |free| free as u64);
+    let bytes = free.map_or_else(|| available().unwrap_or(UNKNOWN) / 4, |free| free as u64);
     let fits = bytes / slot_bytes.max(1) as u64;
     (2 * context).min(usize::try_from(fits).unwrap_or(usize::MAX)).max(256)
 }

@@ -5,6 +5,25 @@ use omnidecode_models::step::{Entry, RowEntry, RowRead, Segment, Step, Tap, Visi
 use omnidecode_models::{Network, Weights};
 use std::path::PathBuf;
 
+/// Tiny checkpoints of every architecture that transformers answers for.
+pub const CASES: [&str; 15] = [
+    "llama",
+    "llama3-rope",
+    "llama-yarn",
+    "mistral-window",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "olmo2",
+    "smollm3",
+    "granite",
+    "mixtral",
+    "qwen3-moe",
+    "gpt2",
+];
+
 pub fn folder(case: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(case)
 }

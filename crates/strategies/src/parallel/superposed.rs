@@ -103,15 +103,15 @@ impl Params {
         let steps = self.length.unwrap_or(usize::MAX).min(seq.room());
         let mut seen = seq.next(Readout::LOGITS).await?;
         let mut mixed = seq.fork(0);
-        let mut clean = seq.fork(0);
+        let mut clean = self.linearity.then(|| seq.fork(0));
         let mut alive = vec![Written { tokens: Vec::new(), log: 0.0 }];
         let mut finished: Vec<Written> = Vec::new();
         for step in 0..steps {
             if step > 0 {
                 mixed.extend_mix(superposition(&alive))?;
                 seen = mixed.next(Readout::LOGITS).await?;
-                if self.linearity {
-                    let cosine = linearity(&mut clean, &alive, seen.root().logits()).await? as f32;
+                if let Some(clean) = &mut clean {
+                    let cosine = linearity(clean, &alive, seen.root().logits()).await? as f32;
                     let last = alive.iter().filter_map(|draft| draft.tokens.last());
                     seq.note("linearity", seq.len() + step, last.map(|&token| (token, cosine)).collect());
                 }

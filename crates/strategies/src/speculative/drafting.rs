@@ -222,7 +222,9 @@ impl Draft {
     }
     /// How many levels pay, of those that `shape` gives as (nodes of the tree so far, nodes of its last level).
     pub fn worth(&self, target: &Sequence, depths: &Depths, shape: impl IntoIterator<Item = (usize, usize)>) -> usize {
-        let (mut drafting, mut width) = (0.0, 1);
+        // The first level's forward runs what was committed since the last draft, too.
+        let behind = target.len().saturating_sub(self.seq.len()).max(1);
+        let (mut drafting, mut width) = (0.0, behind);
         let mut tokens = depths.tokens();
         let plain = (tokens.next().unwrap_or(1.0), target.cost(1));
         let options: Vec<(f64, f64)> = shape

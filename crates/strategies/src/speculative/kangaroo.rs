@@ -5,6 +5,7 @@
 //! for embeddings, with the main model's head. It chooses with the noise of the target, so that only the target's own
 //! choice is kept, at every temperature.
 use super::worth::{Depths, best};
+use crate::autoregressive::plain;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
 use omnidecode_core::verify::Verdict;
@@ -40,11 +41,9 @@ impl System for Params {
         // The states of the whole prompt are needed to draft, and a prefix cache has none: where earlier requests have shown
         // that no draft pays, none is prepared.
         if self.adaptive && pouch.worth(seq, &depths.borrow(), self.gamma) == 0 {
-            while !seq.finished() {
-                let seen = seq.next(Readout::CHOICE).await?;
-                seq.push(seen.root().choice())?;
-                depths.borrow_mut().learn(0, 0);
-            }
+            let start = seq.len();
+            plain::Params::default().decode(seq).await?;
+            (start..seq.len()).for_each(|_| depths.borrow_mut().learn(0, 0));
             return Ok(());
         }
         pouch.prefill(seq).await?;

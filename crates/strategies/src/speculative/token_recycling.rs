@@ -71,16 +71,16 @@ impl System for Params {
             };
             let seen = seq.forward(Plan::tree(&tree, read.clone())).await?;
             let verdict = seen.target_match(&tree);
-            let mut table = table.borrow_mut();
+            let mut known = table.borrow_mut();
             let path = verdict.path.iter().map(|&n| (tree.tokens()[n as usize], seen.at(n).choice()));
-            std::iter::once((token, seen.root().choice())).chain(path).for_each(|(from, to)| table.judge(from, to));
-            table.matrix.learn_all(token, &tree, &seen);
+            std::iter::once((token, seen.root().choice())).chain(path).for_each(|(from, to)| known.judge(from, to));
+            known.matrix.learn_all(token, &tree, &seen);
             if self.prefer_accepted {
                 for &node in &verdict.path {
-                    table.matrix.learn(tree.tokens()[node as usize], seen.at(node).top());
+                    known.matrix.learn(tree.tokens()[node as usize], seen.at(node).top());
                 }
             }
-            drop(table);
+            drop(known);
             next = seq.accept(&verdict)?;
         }
         Ok(())
