@@ -120,7 +120,12 @@ def test_what_it_must_answer(llm: LLM, answer: object) -> None:
 
 
 def test_the_engine_never_waits_for_itself(llm: LLM) -> None:
-    for call in (lambda: llm.generate(PROMPT, SAMPLED), lambda: llm.score(PROMPT, [1]), lambda: llm.logits([1])):
+    for call in (
+        lambda: llm.generate(PROMPT, SAMPLED),
+        lambda: llm.score(PROMPT, [1]),
+        lambda: llm.logits([1]),
+        lambda: llm.score_canvas(PROMPT, [1]),
+    ):
         with pytest.raises(StrategyError, match="from outside"):
             llm.generate(PROMPT, SAMPLED, strategy="best-of-n", judge=lambda candidates, call=call: call())
     assert llm.generate(PROMPT, SAMPLED, strategy="best-of-n", judge=vowels)[0].finished

@@ -101,9 +101,9 @@ def main() -> None:
         with LLM(folder, threads=given.threads, context=given.prompt + given.canvas) as llm:
             for strategy in STRATEGIES:
                 llm.generate(prompt, short, strategy=strategy)  # touch every weight once
-                before = json.loads(llm._engine.stats())
+                before = llm.stats()
                 llm.generate(prompt, sampling, strategy=strategy)
-                after = json.loads(llm._engine.stats())
+                after = llm.stats()
                 spent = {k: after[k] - before[k] for k in ("forwards", "network_seconds", "turn_seconds")}
                 rows.append(
                     dict(

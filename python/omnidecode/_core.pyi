@@ -603,6 +603,11 @@ class Sequence:
         """
         Committed tokens, the prompt's first.
         """
+    def worth(self, /, chances: SupportsGetItem[int, SupportsFloat | SupportsIndex]) -> int:
+        """
+        How many drafted rows pay in the next forward, of those that are accepted with these chances, best first: by the
+        measured time of rows and by who else is in the batch. 0 where no draft pays.
+        """
 
 @final
 class Ticket:

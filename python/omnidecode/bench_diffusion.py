@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ._flags import read_named
-from ._strategy import Strategy, registry, resolve
+from ._strategy import Strategy, resolve
 from .errors import RequestError
 from .llm import LLM
 from .progress import Progress
@@ -242,11 +242,10 @@ def _rows(suite: Suite, strategies: Sequence[Strategy] | None) -> list[tuple[str
     table = [(kind, resolve(strategy)) for kind, strategy in _table(suite)]
     if strategies is None:
         return table
-    needs = {entry["name"]: entry["needs"] for entry in registry()}
     for strategy in strategies:
-        if "mask" not in needs.get(strategy.name, ()):
+        if "mask" not in strategy.spec["needs"]:
             raise RequestError(f"--strategy: expected a diffusion strategy, found {strategy.name!r}")
-    chosen = [("block" if "block" in needs[s.name] else "diffusion", s) for s in strategies]
+    chosen = [("block" if "block" in s.spec["needs"] else "diffusion", s) for s in strategies]
     return [table[0], *(row for row in chosen if row != table[0]), table[-1]]
 
 
@@ -266,11 +265,11 @@ def _answer(
 def _measure(
     row: Row, llm: LLM, suite: Suite, strategy: Strategy, items: Sequence[tuple[str, str]], *, count_answers: bool
 ) -> None:
-    before = json.loads(llm._engine.stats())
+    before = llm.stats()
     start = time.perf_counter()
     answers = _answer(llm, suite, strategy, items)
     row.seconds.append(time.perf_counter() - start)
-    after = json.loads(llm._engine.stats())
+    after = llm.stats()
     row.network_seconds += after["network_seconds"] - before["network_seconds"]
     row.turn_seconds += after["turn_seconds"] - before["turn_seconds"]
     for right, usage, tokens in answers if count_answers else ():

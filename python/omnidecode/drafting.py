@@ -39,7 +39,7 @@ class Drafter:
 
 
 class _Pace:
-    """How long a chain pays: expected tokens a forward, over the measured time of its rows."""
+    """How long a chain pays, by what share of its tokens was accepted."""
 
     def __init__(self) -> None:
         self._kept, self._judged, self._idle = 1.0, 2.0, 0
@@ -47,12 +47,7 @@ class _Pace:
     def cut(self, seq: _core.Sequence, draft: Sequence[int]) -> Sequence[int]:
         """The beginning of the draft that pays; now and then one token to see whether it does again."""
         rate = self._kept / self._judged
-        best, length, tokens, reach = 1.0, 0, 1.0, 1.0
-        for rows in range(1, len(draft) + 1):
-            reach *= rate
-            tokens += reach
-            if tokens / seq.cost(1 + rows) > best:
-                best, length = tokens / seq.cost(1 + rows), rows
+        length = seq.worth([rate**depth for depth in range(1, len(draft) + 1)])
         self._idle = 0 if length else self._idle + 1
         return draft[: length or self._idle % 8 == 7]
 

@@ -160,6 +160,7 @@ impl PyEngine {
         draws: usize,
         seed: u64,
     ) -> PyResult<f64> {
+        outside(self.number)?;
         let llm = self.llm()?;
         py.detach(|| llm.score_canvas(prompt, answer, draws, seed)).map_err(to_python)
     }

@@ -292,6 +292,11 @@ impl PySequence {
     fn cost(&self, rows: usize) -> PyResult<f64> {
         self.read(|seq| seq.cost(rows))
     }
+    /// How many drafted rows pay in the next forward, of those that are accepted with these chances, best first: by the
+    /// measured time of rows and by who else is in the batch. 0 where no draft pays.
+    fn worth(&self, chances: Vec<f64>) -> PyResult<usize> {
+        self.read(|seq| omnidecode::strategies::speculative::worth(seq, chances))
+    }
     fn __len__(&self) -> PyResult<usize> {
         self.read(|seq| seq.len())
     }
