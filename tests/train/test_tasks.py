@@ -5,6 +5,8 @@ import random
 import pytest
 
 from omnidecode.train import RECIPES, alphabet, find
+from omnidecode.train.prompts import Maker
+from omnidecode.train.rank import agreement
 from omnidecode.train.recipe import canvas_text, held_out, questions
 from omnidecode.train.sums import rate
 
@@ -55,6 +57,22 @@ def test_judges_know_right_from_wrong():
     sums = find("sums-ar").task
     assert sums.judge("2+7-8....=", "2,9,1")
     assert not sums.judge("2+7-8=", "2,8,1") and not sums.judge("2+7-8=", "2,9")
+
+
+def test_orders_and_how_far_they_agree():
+    assert find("rank-first").task.judge(">A41B07C93D01E02F03=", "CABFED")
+    assert not find("rank-first").task.judge("<A41B07C93D01E02F03=", "CABFED")
+    assert agreement("ABC", "ABC") == 1 and agreement("ABC", "CBA") == -1
+    assert abs(agreement("ABC", "ACB") - 1 / 3) < 1e-12
+
+
+def test_prompts_repeat_with_their_seed_and_differ():
+    one, two = ([p for _, p in zip(range(400), Maker(seed))] for seed in (0, 1))
+    assert one == [p for _, p in zip(range(400), Maker(0))] and len(set(one)) == 400
+    assert len(set(one) & set(two)) < 200
+    assert not any(c in p for p in one for c in "{}|"), "every blank is filled"
+    kinds = ("Translate German", "Summarize", "Passage: ", "function", "How many", "email")
+    assert all(any(kind in p for p in one) for kind in kinds)
 
 
 def test_a_text_on_the_way_is_rated_by_its_whole_steps():

@@ -1,6 +1,7 @@
 """Every recipe trains a few steps, its loss falls, and its export is whole; the loop resumes exactly; the losses see what they should."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 
@@ -184,6 +185,36 @@ def test_causal_loss_ignores_prompt_and_padding():
     wanted = [(0, 3), (0, 4), (1, 4), (1, 5), (1, 6)]
     by_hand = -sum(log[b, i - 1, ids[b, i]] for b, i in wanted) / len(wanted)
     torch.testing.assert_close(loss, by_hand)
+
+
+def test_the_ranking_loss_is_that_of_the_sheet():
+    """FIRST (sheet 01, contract 7), by hand: scores 1, 3, 2 with ranks 2, 1, 3."""
+    scores, ranks = torch.tensor([[1.0, 3.0, 2.0]], requires_grad=True), torch.tensor([[2, 1, 3]])
+    # Pairs (better, worse): (3, 1) with ranks 1 and 2, (3, 2) with 1 and 3, (1, 2) with 2 and 3.
+    log = [math.log1p(math.exp(gap)) for gap in (1 - 3, 2 - 3, 2 - 1)]
+    by_hand = (log[0] / 3 + log[1] / 4 + log[2] / 5) / 3
+    assert abs(by_hand - 0.127759) < 1e-6
+    loss = objectives.rank(scores, ranks)
+    assert abs(loss.item() - by_hand) < 1e-6
+    assert abs(objectives.rank(scores, ranks, weighted=False).item() - sum(log) / 3) < 1e-6, "RankNet"
+    torch.testing.assert_close(objectives.rank(scores + 5, ranks), loss)
+    loss.backward()
+    assert scores.grad[0, 1] < 0 < scores.grad[0, 2], "the best is raised, the worst lowered"
+    equal = torch.tensor([[1.0, 3.0]], requires_grad=True)
+    objectives.rank(equal, torch.tensor([[1, 1]])).backward()
+    assert not equal.grad.any(), "of equal rank"
+    both = objectives.rank(torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]]), torch.tensor([[2, 1, 3], [1, 1, 1]]))
+    torch.testing.assert_close(both, loss.detach() / 2)
+
+
+def test_the_ranking_is_read_where_the_first_letter_is_predicted():
+    torch.manual_seed(0)
+    model = Llama(Shape(**SMALL))
+    ids = torch.tensor([[3, 20, 21, 42, 43, 2, 0], [3, 20, 21, 22, 43, 42, 2]])
+    prompts, labels, ranks = torch.tensor([3, 4]), torch.tensor([42, 43]), torch.tensor([[1, 2], [2, 1]])
+    scores = model(ids)[torch.arange(2), prompts - 1][:, labels]
+    want = objectives.causal(model, ids, prompts) + 10 * objectives.rank(scores, ranks)
+    torch.testing.assert_close(objectives.listwise(model, ids, prompts, labels, ranks, 10.0), want)
 
 
 def test_a_thought_is_the_last_state_after_the_final_norm():

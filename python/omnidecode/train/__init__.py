@@ -19,6 +19,8 @@ RECIPES: dict[str, str] = {
     "chains-long-diffusion": "chains",
     "countdown-ar": "countdown",
     "sums-ar": "sums",
+    "rank-first": "rank",
+    "rank-list": "rank",
     "prosqa-coconut": "prosqa",
     "prosqa-cot": "prosqa",
     "draft": "draft",

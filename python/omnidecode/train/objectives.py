@@ -1,6 +1,6 @@
-"""The three losses of the small models: next token, masked diffusion, block diffusion.
+"""The losses of the small models: next token, alone or beside a ranking, masked diffusion, block diffusion.
 
-All take ids [batch, length], the number of prompt tokens P (equal in a batch) and a generator for the noise.
+Those of whole models take ids [batch, length], the number of prompt tokens P (equal in a batch) and a generator for the noise.
 """
 
 from __future__ import annotations
@@ -15,10 +15,36 @@ from omnidecode.train.model import Llama
 
 def causal(model: Llama, ids: Tensor, prompts: Tensor) -> Tensor:
     """Mean cross-entropy of the answer's tokens; `prompts` [batch] are prompt lengths, `<pad>` at the right is ignored."""
+    logits, wanted = _answers(model, ids, prompts)
+    return F.cross_entropy(logits, ids[:, 1:][wanted])
+
+
+def rank(scores: Tensor, ranks: Tensor, weighted: bool = True) -> Tensor:
+    """RankNet over all pairs of different rank (sheet 01): the mean of log(1 + exp(s_j - s_i)) / (r_i + r_j) over pairs with
+    r_i < r_j; without the divisor unless `weighted`. Mean over lists; `scores`, `ranks` (from 1 on): [lists, items]."""
+    one, other = ranks[:, :, None], ranks[:, None, :]
+    pairs = one < other
+    each = F.softplus(scores[:, None, :] - scores[:, :, None])
+    if weighted:
+        each = each / (one + other)
+    return ((each * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)).mean()
+
+
+def listwise(model: Llama, ids: Tensor, prompts: Tensor, labels: Tensor, ranks: Tensor, strength: float) -> Tensor:
+    """FIRST's loss (sheet 01): `causal`, and `strength` times `rank` of the logits of `labels` [items] at the answer's first
+    token; `ranks` [batch, items]. Every text has an answer."""
+    logits, wanted = _answers(model, ids, prompts)
+    counts = wanted.sum(1)
+    first = logits[counts.cumsum(0) - counts]
+    return F.cross_entropy(logits, ids[:, 1:][wanted]) + strength * rank(first[:, labels], ranks)
+
+
+def _answers(model: Llama, ids: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [answer tokens of all texts, vocabulary] that speak of them; and which of ids[:, 1:] they are."""
     wanted = (torch.arange(1, ids.shape[1]) >= prompts[:, None]) & (ids[:, 1:] != PAD)
     rows = torch.zeros_like(ids, dtype=torch.bool)
     rows[:, :-1] = wanted
-    return F.cross_entropy(model(ids, rows.flatten().nonzero()[:, 0]), ids[:, 1:][wanted])
+    return model(ids, rows.flatten().nonzero()[:, 0]), wanted
 
 
 def noise_levels(count: int, generator: torch.Generator) -> Tensor:
