@@ -23,6 +23,18 @@ pub(crate) struct Rules {
     pub context: usize,
 }
 impl Rules {
+    /// The same without processors.
+    pub fn without_processors(&self) -> Rules {
+        Rules {
+            sampling: self.sampling.clone(),
+            processors: Vec::new(),
+            text: self.text.clone(),
+            judge: self.judge.clone(),
+            watch: self.watch,
+            eos: self.eos.clone(),
+            context: self.context,
+        }
+    }
     /// Most tokens of an answer to a prompt of so many.
     pub fn most(&self, prompt: usize) -> usize {
         let context = self.context.saturating_sub(prompt);
@@ -51,6 +63,8 @@ pub(crate) struct Progress {
     /// One for each generated place.
     pub origins: Vec<Origin>,
     pub logprobs: Vec<TokenLogprob>,
+    /// What companions marked of them: number, label.
+    pub marks: Vec<(usize, &'static str)>,
     /// Generated places that hold no token.
     pub latents: usize,
 }
@@ -63,6 +77,7 @@ impl Progress {
             text: None,
             origins: self.origins.clone(),
             logprobs: self.logprobs.clone(),
+            marks: self.marks.clone(),
             latents: self.latents,
         }
     }

@@ -43,6 +43,7 @@ impl Sequence {
         // What was read at the last place tells of the token that the branch commits first.
         let read = || self.with(|s| s.tail.outcome.as_ref().map(|(out, _)| (out.clone(), ROOT)));
         branch.spoke = self.spoke.clone().or_else(read);
+        branch.carriages = self.carriages.iter().map(|c| c.fork()).collect();
         branch
     }
     /// The same tokens on another model, nothing computed yet.
@@ -86,6 +87,7 @@ impl Sequence {
             output: None,
             role,
             spoke: None,
+            carriages: Vec::new(),
         }
     }
     /// The branch becomes the answer; what it has that the reader has not is handed over.
@@ -103,6 +105,7 @@ impl Sequence {
         std::mem::swap(&mut self.tokens, &mut branch.tokens);
         std::mem::swap(&mut self.progress, &mut branch.progress);
         std::mem::swap(&mut self.role, &mut branch.role);
+        std::mem::swap(&mut self.carriages, &mut branch.carriages);
         if self.output.is_some() {
             // Told again from the beginning, the branch's text ends where it ended.
             let tokens = std::mem::take(&mut self.tokens);
@@ -110,6 +113,7 @@ impl Sequence {
             let ended = progress.end;
             self.progress.origins = progress.origins;
             self.progress.logprobs = progress.logprobs;
+            self.progress.marks = progress.marks;
             for end in self.prompt + 1..=tokens.len() {
                 self.progress.judge(&self.rules, &tokens[self.prompt..end], self.prompt, true);
             }

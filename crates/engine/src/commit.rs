@@ -155,6 +155,9 @@ impl Sequence {
         let forward =
             if origin.forward > 0 { origin.forward } else { self.with(|s| s.meter.borrow().usage.forwards) as u32 };
         self.progress.origins.push(Origin { forward, branch: self.role, ..origin });
+        if let Some(label) = seen.and_then(Seen::mark) {
+            self.progress.marks.push((self.tokens.len() - 1 - self.prompt, label));
+        }
         if let Some(n) = self.rules.sampling.logprobs {
             self.progress.logprobs.push(reported(token, seen, n));
         }
@@ -165,7 +168,11 @@ impl Sequence {
     pub(crate) fn publish(&mut self) {
         if let Some(output) = &self.output {
             let generated = &self.tokens[self.prompt..];
+            let told = output.borrow().places;
             output.borrow_mut().take(generated, &self.progress, &self.rules.sampling.stop);
+            let new = self.progress.marks.iter().filter(|m| m.0 >= told);
+            let note = |&(made, label): &(usize, _)| Note { label, place: self.prompt + made, tokens: Vec::new() };
+            output.borrow_mut().notes.extend(new.map(note));
             let tokens = output.borrow().tokens;
             self.with(|s| s.meter.borrow_mut().usage.generated = tokens);
         }
@@ -299,6 +306,7 @@ impl Sequence {
         self.progress.text = None;
         self.progress.origins.truncate(made);
         self.progress.logprobs.truncate(made);
+        self.progress.marks.retain(|m| m.0 < made);
         self.progress.latents = self.generated().iter().filter(|&&t| t == LATENT).count();
         let states = self.states();
         let mut guard = self.shared.borrow_mut();

@@ -80,6 +80,14 @@ pub enum Error {
         /// Name of the strategy.
         strategy: String,
     },
+    /// A companion that does not fit the strategy or its plans.
+    #[error("companion `{name}`: {reason}")]
+    Companion {
+        /// The companion.
+        name: &'static str,
+        /// What cannot be carried out, why, and what to do.
+        reason: String,
+    },
     /// A role that no loaded model has.
     #[error("no model has the role {role:?}; there are {have:?}: load one when the engine starts")]
     NoModel {

@@ -9,6 +9,7 @@ use crate::plan::LATENT;
 use crate::processor::{LogitsProcessor, States};
 use crate::request::{Event, Finish, Guarantee, LocalFuture, Request, Submission};
 use crate::run::{Runner, message};
+use crate::schedule;
 use crate::sequence::{Opening, Sequence};
 use crate::shaping::{Shaper, Shaping};
 use crate::usage::{Stats, Usage};
@@ -150,19 +151,45 @@ impl Executor {
         }
         self.admit();
         self.poll_ready();
-        let ran = {
-            let mut inner = self.shared.borrow_mut();
-            self.runner.step(&mut inner, self.tasks.len(), &mut self.wake, &mut self.old)
-        };
-        let woke = !self.wake.is_empty();
-        self.wake.drain(..).for_each(Waker::wake);
-        if catch_unwind(AssertUnwindSafe(|| self.old.clear())).is_err() {
-            self.old = Vec::new(); // a state panicked while it was dropped; it is gone
-        }
+        let (ran, woke) = self.step();
         if ran {
             self.shared.borrow_mut().stats.turn_ns += clock.elapsed().as_nanos() as u64;
         }
         ran || woke || (self.freed && !self.waiting.is_empty())
+    }
+
+    /// At most one batched forward a model, the main model's last: what waited for a model beside it (a draft, a value)
+    /// joins in. Whether anything ran, and whether anybody was woken.
+    fn step(&mut self) -> (bool, bool) {
+        let models = {
+            let mut inner = self.shared.borrow_mut();
+            inner.stats.steps += 1;
+            inner.models.len()
+        };
+        let (mut ran, mut woke) = (false, false);
+        for model in (0..models).rev() {
+            ran |= self.runner.step(&mut self.shared.borrow_mut(), model, &mut self.wake, &mut self.old);
+            if model == 0 && !ran {
+                let mut inner = self.shared.borrow_mut();
+                inner.stats.steps -= 1;
+                if !woke && self.wake.is_empty() && !inner.queue.is_empty() && inner.waiting_tasks() == self.tasks.len()
+                {
+                    schedule::fail_youngest(&mut inner, &mut self.wake);
+                }
+            }
+            if catch_unwind(AssertUnwindSafe(|| self.old.clear())).is_err() {
+                self.old = Vec::new(); // a state panicked while it was dropped; it is gone
+            }
+            if !self.wake.is_empty() {
+                woke = true;
+                self.wake.drain(..).for_each(Waker::wake);
+                if model > 0 {
+                    self.mail.woken(&mut self.ready);
+                    self.poll_ready();
+                }
+            }
+        }
+        (ran, woke)
     }
 
     /// Start requests, oldest first, as long as their prompts fit the pages that nobody waits for.
@@ -219,7 +246,7 @@ impl Executor {
     fn open(&self, request: Request, meter: &Rc<RefCell<Meter>>, output: &Rc<RefCell<Output>>) -> Result<LocalFuture> {
         let card = self.shared.borrow().models[0].card.clone();
         let context = if card.context == 0 { usize::MAX } else { card.context };
-        let Request { prompt, strategy, sampling, mut processors, edits, text, salt, judge, watch } = request;
+        let Request { prompt, strategy, sampling, mut processors, carriers, edits, text, salt, judge, watch } = request;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
@@ -238,12 +265,23 @@ impl Executor {
         if judge.is_some() && !strategy.judged {
             return Err(Error::UnaskedJudge { strategy: strategy.name });
         }
+        for carrier in &carriers {
+            let (strategy, plans) = (&strategy.name, strategy.plans);
+            carrier.carries(plans).map_err(|reason| Error::Companion {
+                name: carrier.name(),
+                reason: format!("does not ride along `{strategy}`: {reason}"),
+            })?;
+        }
         if let Some(shaping) = Shaping::new(&sampling, &card.eos, card.vocab) {
             processors.insert(0, Arc::new(Shaper(shaping)) as Arc<dyn LogitsProcessor>);
         }
         let rules = Rules { sampling, processors, text, judge, watch, eos: card.eos.clone(), context };
         let opening = Opening { task: self.next, tokens: prompt.tokens, vectors, edits, salt, meter: meter.clone() };
-        let seq = Sequence::open(&self.shared, opening, rules, output.clone());
+        let mut seq = Sequence::open(&self.shared, opening, rules, output.clone());
+        for carrier in carriers {
+            let carriage = carrier.open(&mut seq)?;
+            seq.carriages.push(carriage);
+        }
         Ok((strategy.start)(seq))
     }
 

@@ -99,6 +99,6 @@ impl Sequence {
     }
     /// Whether anything but the warp changes the model's law for this request: then only `choice` and `logits` know it.
     pub fn is_bent(&self) -> bool {
-        !self.rules.processors.is_empty()
+        !self.rules.processors.is_empty() || self.carriages.iter().any(|c| c.bends())
     }
 }

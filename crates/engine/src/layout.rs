@@ -259,7 +259,7 @@ fn read(
         let bends = own.is_some() || (row + 1 == root && item.complete);
         step.reads.push(RowRead {
             row,
-            bend: bends && !seq.states.is_empty() && (read.choice || read.logits),
+            bend: bends && (!seq.states.is_empty() || plan.bend.is_some()) && (read.choice || read.logits),
             choice: read.choice.then(|| Choice {
                 warp: seq.warp,
                 key: Key::new(seed(plan.noise + copy as u64), position, Purpose::Sample),

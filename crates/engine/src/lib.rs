@@ -25,6 +25,7 @@
 mod answer;
 mod branch;
 mod canvas;
+mod carrier;
 mod commit;
 mod cost;
 mod engine;
@@ -50,6 +51,7 @@ mod text;
 mod usage;
 
 pub use canvas::{Canvas, Mark, Sheet};
+pub use carrier::{Bend, Carriage, Carried, Carrier, Plans};
 pub use cost::Cost;
 pub use engine::{Engine, NamedNetwork};
 pub use error::{Error, Result};

@@ -40,6 +40,10 @@ impl Mailbox {
         ready.append(&mut mail.ready);
         std::mem::take(&mut mail.sweep)
     }
+    /// Whose wakers were called.
+    pub fn woken(&self, ready: &mut Vec<usize>) {
+        ready.append(&mut self.lock().ready);
+    }
     pub fn wait(&self) {
         let idle = |m: &mut Mail| m.new.is_empty() && m.ready.is_empty() && !m.sweep && !m.closed;
         drop(self.bell.wait_while(self.lock(), idle));

@@ -33,6 +33,8 @@ pub(crate) struct Readings {
     pub raw: Vec<f32>,
     pub hidden: Vec<f32>,
     pub masses: Vec<Vec<f32>>,
+    /// Marks of the plan's bend, one a row where there is one.
+    pub marks: Vec<Option<&'static str>>,
 }
 
 impl Readings {
@@ -79,6 +81,7 @@ impl Readings {
         self.raw.append(&mut more.raw);
         self.hidden.append(&mut more.hidden);
         self.masses.append(&mut more.masses);
+        self.marks.append(&mut more.marks);
     }
     pub fn bytes(&self) -> usize {
         let masses: usize = self.masses.iter().map(Vec::len).sum();
@@ -154,6 +157,10 @@ impl<'a> Seen<'a> {
         let raw = if out.raw.is_empty() { &out.logits } else { &out.raw };
         raw.get(self.row * out.vocab + token as usize).map(|l| l - lse)
     }
+    /// What the plan's bend marked it with.
+    pub(crate) fn mark(self) -> Option<&'static str> {
+        self.out.marks.get(self.row).copied().flatten()
+    }
     pub(crate) fn lse(self) -> Option<f32> {
         self.out.stats.get(self.row).map(|s| s.lse)
     }
@@ -197,6 +204,10 @@ impl Outcome {
             None => panic!("row {i} was not read in this forward"),
         }
     }
+    /// As [`Outcome::row`]; `None` when that row was not read.
+    pub fn row_if_read(&self, i: usize) -> Option<Seen<'_>> {
+        self.0.index(i).map(|row| Seen { out: &self.0, row })
+    }
     /// What was seen at a tree node, [`ROOT`] being the last committed token.
     ///
     /// # Panics
@@ -216,6 +227,20 @@ impl Outcome {
     /// V0 and V1 (sheet 00 §6): keep what the target itself chose.
     pub fn target_match(&self, tree: &DraftTree) -> Verdict {
         target_match(tree, |node| self.at(node).choice())
+    }
+
+    /// The only row read, taken for the root's at `place`: a row that stood in for the last committed token.
+    #[must_use]
+    pub fn as_root(&self, place: usize) -> Outcome {
+        debug_assert!(self.0.rows <= 1 && self.0.head == 0, "one own row was read");
+        Outcome::new(Readings { head: self.0.rows, first: place, only: None, ..(*self.0).clone() })
+    }
+    /// What was seen at the root in this forward, and at own rows in a later one.
+    #[must_use]
+    pub fn join(&self, rows: &Outcome) -> Outcome {
+        let mut all = Readings { only: rows.0.only.clone(), ..(*self.0).clone() };
+        all.join((*rows.0).clone());
+        Outcome::new(all)
     }
 
     pub(crate) fn at_if_read(&self, node: u32) -> Option<Seen<'_>> {

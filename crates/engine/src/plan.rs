@@ -1,4 +1,5 @@
 //! What a strategy asks for: rows, who sees whom, what becomes of their keys and values, what is read.
+use crate::carrier::Bend;
 use crate::error::{Error, Result};
 use omnidecode_core::Token;
 use omnidecode_core::mask::Mask;
@@ -190,6 +191,8 @@ pub struct Plan {
     /// Mixed into the seed of this forward's choices, for loops that draw at one position more than once. Each of
     /// several copies has its own: this number, and one more for each.
     pub noise: u64,
+    /// Bends the law at the rows read, after the request's processors: of companions that know something of these rows.
+    pub bend: Option<Bend>,
 }
 
 impl Plan {

@@ -1,5 +1,6 @@
 //! The sendable side: what crosses the thread boundary, in and out.
 use crate::canvas::Mark;
+use crate::carrier::{Carrier, Plans};
 use crate::error::{Error, Result};
 use crate::judge::Judge;
 use crate::mailbox::Mailbox;
@@ -51,6 +52,8 @@ pub struct Strategy {
     pub guarantee: Guarantee,
     /// Whether it asks the judge that comes with its request; a judge beside a strategy that does not is refused.
     pub judged: bool,
+    /// What plans it makes.
+    pub plans: Plans,
     /// Only the closure is `Send`; the future it makes stays on the engine thread.
     pub start: Box<dyn FnOnce(Sequence) -> LocalFuture + Send>,
 }
@@ -61,12 +64,18 @@ impl Strategy {
         F: FnOnce(Sequence) -> Fut + Send + 'static,
         Fut: Future<Output = Result<()>> + 'static,
     {
-        Strategy { name: name.into(), guarantee, judged: false, start: Box::new(move |seq| Box::pin(start(seq))) }
+        let start = Box::new(move |seq| -> LocalFuture { Box::pin(start(seq)) });
+        Strategy { name: name.into(), guarantee, judged: false, plans: Plans::Any, start }
     }
     /// Say whether it asks the judge that comes with its request.
     #[must_use]
     pub fn judged(self, judged: bool) -> Self {
         Strategy { judged, ..self }
+    }
+    /// Say what plans it makes.
+    #[must_use]
+    pub fn plans(self, plans: Plans) -> Self {
+        Strategy { plans, ..self }
     }
 }
 impl std::fmt::Debug for Strategy {
@@ -116,6 +125,8 @@ pub struct Request {
     pub sampling: Sampling,
     /// Law-bending companions, in order, after those that `sampling` stands for.
     pub processors: Vec<Arc<dyn LogitsProcessor>>,
+    /// Companions that take part in forwards, the innermost first.
+    pub carriers: Vec<Arc<dyn Carrier>>,
     /// Changes inside the main model for this request.
     pub edits: Option<Arc<Edits>>,
     /// Makes the text; without it there is none, and no stop strings.
@@ -135,6 +146,7 @@ impl Request {
             strategy,
             sampling,
             processors: Vec::new(),
+            carriers: Vec::new(),
             edits: None,
             text: None,
             salt: Some(0),

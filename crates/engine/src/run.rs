@@ -16,7 +16,7 @@ use std::time::Instant;
 /// Reused from step to step.
 #[derive(Default)]
 pub(crate) struct Runner {
-    items: Vec<Vec<Item>>,
+    items: Vec<Item>,
     step: Step,
     readers: Vec<Reader>,
 }
@@ -29,31 +29,18 @@ enum Trouble {
 }
 
 impl Runner {
-    /// `wake` is to be called, and `old` dropped, once the borrow is over. False when nothing could run.
-    pub fn step(&mut self, inner: &mut Inner, tasks: usize, wake: &mut Vec<Waker>, old: &mut Vec<States>) -> bool {
-        if inner.queue.is_empty() {
-            return false;
+    /// Run what waits for one model. `wake` is to be called, and `old` dropped, once the borrow is over. False when nothing
+    /// could run.
+    pub fn step(&mut self, inner: &mut Inner, model: usize, wake: &mut Vec<Waker>, old: &mut Vec<States>) -> bool {
+        inner.models[model].last_rows = 0;
+        let mut items = std::mem::take(&mut self.items);
+        schedule::schedule(inner, model, &mut items, wake);
+        let ran = !items.is_empty();
+        if ran {
+            items = self.settle(inner, model, items, wake, old);
+            items.clear();
         }
-        self.items.resize_with(inner.models.len(), Vec::new);
-        schedule::schedule(inner, &mut self.items, wake);
-        inner.stats.steps += 1;
-        let mut ran = false;
-        for model in 0..inner.models.len() {
-            let items = std::mem::take(&mut self.items[model]);
-            inner.models[model].last_rows = 0;
-            if !items.is_empty() {
-                ran = true;
-                let mut items = self.settle(inner, model, items, wake, old);
-                items.clear();
-                self.items[model] = items; // its memory
-            }
-        }
-        if !ran {
-            inner.stats.steps -= 1;
-            if wake.is_empty() && inner.waiting_tasks() == tasks {
-                schedule::fail_youngest(inner, wake);
-            }
-        }
+        self.items = items; // its memory
         ran
     }
 
@@ -103,7 +90,10 @@ impl Runner {
         }
         let keep_raw: Vec<bool> = items
             .iter()
-            .map(|i| seqs[i.seq].logprobs.is_some() && slots[i.slot].plan.read.logits && !seqs[i.seq].states.is_empty())
+            .map(|i| {
+                let (seq, plan) = (&seqs[i.seq], &slots[i.slot].plan);
+                seq.logprobs.is_some() && plan.read.logits && (!seq.states.is_empty() || plan.bend.is_some())
+            })
             .collect();
         let reads: Vec<_> = items.iter().map(|i| layout::readout(&slots[i.slot].plan, &seqs[i.seq])).collect();
         if !model.moves.is_empty() {
@@ -115,6 +105,8 @@ impl Runner {
         }
         let trouble = RefCell::new(None);
         let raw: RefCell<Vec<Vec<f32>>> = RefCell::new(vec![Vec::new(); items.len()]);
+        let bends: Vec<_> = items.iter().map(|i| slots[i.slot].plan.bend.clone()).collect();
+        let marks = RefCell::new(vec![None; readers.len()]);
         let all = &*items;
         let mut bend = |i: usize, logits: &mut [f32]| {
             let Reader { item, own, position } = readers[i];
@@ -122,12 +114,18 @@ impl Runner {
                 raw.borrow_mut()[item].extend_from_slice(logits);
             }
             let states = match own {
-                Some(own) => &all[item].states[own],
-                None => &seqs[all[item].seq].states,
+                Some(own) => all[item].states.get(own),
+                None => Some(&seqs[all[item].seq].states),
             };
-            let bent = catch_unwind(AssertUnwindSafe(|| states.iter().for_each(|s| s.bend(position, logits))));
-            if let Err(panic) = bent {
-                trouble.borrow_mut().get_or_insert(Trouble::Item(item, Error::Panicked(message(&*panic))));
+            let bent = catch_unwind(AssertUnwindSafe(|| {
+                states.into_iter().flatten().for_each(|s| s.bend(position, logits));
+                bends[item].as_ref().and_then(|bend| bend.at(own, logits))
+            }));
+            match bent {
+                Ok(mark) => marks.borrow_mut()[i] = mark,
+                Err(panic) => {
+                    trouble.borrow_mut().get_or_insert(Trouble::Item(item, Error::Panicked(message(&*panic))));
+                }
             }
         };
         let mut readings: Vec<Readings> = items.iter().map(|i| i.readings.clone()).collect();
@@ -138,6 +136,9 @@ impl Runner {
                 trouble.borrow_mut().get_or_insert(Trouble::Item(item, error));
             }
             readings[item].add(&reads[item], reading);
+            if bends[item].is_some() {
+                readings[item].marks.push(marks.borrow()[i]);
+            }
         };
         let clock = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| model.network.run(step, &mut bend, &mut each)));
@@ -253,7 +254,7 @@ fn keep(inner: &mut Inner, mut item: Item, wake: &mut Vec<Waker>, old: &mut Vec<
         }
     }
     old.extend(item.states);
-    if seq.logprobs.is_some() && !matches!(plan.kv, KvAction::Overwrite | KvAction::Discard) {
+    if (seq.logprobs.is_some() || plan.bend.is_some()) && !matches!(plan.kv, KvAction::Overwrite | KvAction::Discard) {
         let before = if let KvAction::Rerun(first) = plan.kv { first as usize } else { before };
         seq.tail.outcome = Some((outcome.clone(), before));
     }

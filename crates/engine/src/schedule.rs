@@ -36,30 +36,32 @@ enum Fit {
 }
 
 /// What a model has given out in this step.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Given {
     rows: usize,
     starved: bool,
 }
 
-/// Oldest request first. Who is starved evicts the youngest; nobody overtakes the starved.
-pub(crate) fn schedule(inner: &mut Inner, items: &mut [Vec<Item>], wake: &mut Vec<Waker>) {
+/// What waits for a model, oldest request first. Who is starved evicts the youngest; nobody overtakes the starved.
+pub(crate) fn schedule(inner: &mut Inner, model: usize, items: &mut Vec<Item>, wake: &mut Vec<Waker>) {
     let mut queue = std::mem::take(&mut inner.queue);
     queue.retain(|&(slot, serial)| inner.slots.get(slot).is_some_and(|s| s.serial == serial));
     queue.sort_by_key(|&(slot, serial)| (inner.slots[slot].task, serial));
-    let mut given = vec![Given::default(); inner.models.len()];
+    let mut given = Given::default();
     queue.retain(|&(key, _)| {
-        let model = inner.seqs[inner.slots[key].seq].model;
-        match fit(inner, key, &mut given[model], &items[model]) {
+        if inner.seqs[inner.slots[key].seq].model != model {
+            return true;
+        }
+        match fit(inner, key, &mut given, items) {
             Fit::Wait => true,
             Fit::Done(result) => {
                 inner.finish(key, result, wake);
                 false
             }
             Fit::Run(item) => {
-                given[model].rows += item.debt + item.own;
+                given.rows += item.debt + item.own;
                 let complete = item.complete;
-                items[model].push(item);
+                items.push(item);
                 !complete
             }
         }

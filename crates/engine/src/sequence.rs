@@ -2,8 +2,9 @@
 //! first. Prefill, the pushed token, a draft model catching up and recovery from eviction are all the same debt.
 use crate::answer::{Output, Progress, Rules};
 use crate::canvas::{Canvas, Sheet};
+use crate::carrier::Carriage;
 use crate::error::{Error, Result};
-use crate::inner::{Meter, ModelId, SeqState, Shared, TaskId, Ticket};
+use crate::inner::{Meter, ModelId, SeqState, Shared, TaskId};
 use crate::outcome::Outcome;
 use crate::plan::{LATENT, Plan, Readout, Row};
 use crate::processor::{self, States};
@@ -33,6 +34,8 @@ pub struct Sequence {
     pub(crate) role: u64,
     /// Where the token that follows the last accepted row was read.
     pub(crate) spoke: Option<(Outcome, u32)>,
+    /// What carries its plans out, the innermost first.
+    pub(crate) carriages: Vec<Box<dyn Carriage>>,
 }
 
 pub(crate) struct Opening {
@@ -58,6 +61,7 @@ impl Sequence {
             output: Some(output),
             role: 0,
             spoke: None,
+            carriages: Vec::new(),
         };
         if seq.room() == 0 {
             seq.progress.end = Some(crate::answer::End { reason: crate::request::Reason::Length, stop: None });
@@ -238,16 +242,6 @@ impl Sequence {
 
     // ---- forwards ----
 
-    /// One forward: the debt, then the plan's rows. The only place a strategy waits for the model. Rows in flight are
-    /// given up unless the plan is `Extend` or `Rerun`.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] and its kin for a plan that cannot run, [`Error::OutOfPages`] and [`Error::OutOfTail`] when it
-    /// never fits, [`Error::NotFinite`] and [`Error::Unsupported`] from the network.
-    pub async fn forward(&mut self, plan: Plan) -> Result<Outcome> {
-        self.spoke = None;
-        Ticket::launch(&self.shared, self.key, plan)?.await
-    }
     /// Compute what is committed, read at its end.
     ///
     /// # Errors
