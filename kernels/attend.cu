@@ -105,6 +105,10 @@ UNROLL
     for (u32 i = 0; i < PER; i++) total[i] = {0.0f, -INFINITE, 0.0f};
     u32 from = a.split ? blockIdx.x : 0, to = a.split ? from + 1 : a.stand->stretches;
     for (u32 stretch = from; stretch < to; stretch++) {
+        // Rounds are joined by themselves first: as where the stretch is another block's.
+        Running own[PER];
+UNROLL
+        for (u32 i = 0; i < PER; i++) own[i] = {0.0f, -INFINITE, 0.0f};
         u32 rounds = 1;
         for (u32 round = 0; round < rounds; round++) {
             __syncthreads();  // the queries are there; the last round is done with the room
@@ -120,6 +124,7 @@ UNROLL
                 same &= __ballot_sync(ALL, alike) == ALL;
             }
             if (lane == 0) room.rounds[warp] = most;
+            __syncwarp();  // `seen` is there for all lanes
             // Scores, [query][block, key].
             u32 step = same ? tile.count : 1;
             for (u32 r = 0; r < tile.count; r += step) {
@@ -212,9 +217,11 @@ UNROLL
 UNROLL
             for (u32 i = 0; i < PER; i++) {
                 u32 at = threadIdx.x + i * THREADS, j = at / (WARP * PER);
-                join(total[i], room.acc[j][at % (WARP * PER)], j < queries ? room.max[j] : -INFINITE, j < queries ? room.sum[j] : 0.0f);
+                join(own[i], room.acc[j][at % (WARP * PER)], j < queries ? room.max[j] : -INFINITE, j < queries ? room.sum[j] : 0.0f);
             }
         }
+UNROLL
+        for (u32 i = 0; i < PER; i++) join(total[i], own[i].acc, own[i].max, own[i].sum);
     }
     if (a.split && a.stand->stretches > 1) {
         u32 stride = a.dim + 2;

@@ -4,6 +4,7 @@
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define DEVICE __device__ __forceinline__
 #define MEMBER static __device__ __forceinline__
+#define DEVICE_MEMBER __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 #define UNROLL_NOT _Pragma("unroll 1")
 #define KERNEL(name, Args, threads) extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Args a)

@@ -117,3 +117,77 @@ void launch(unsigned x, unsigned y, unsigned z, unsigned threads, void (*body)(c
             }
 }
 }  // namespace gpu
+
+// In place of cuBLASLt: the functions that crates/kernels/src/cuda/matmul.rs calls, for products of bf16 with f32 sums, as
+// the library's documentation has them. Matrices are stored by columns.
+namespace {
+struct Desc { int trans_a = 0, trans_b = 0; };
+struct Layout { int type; uint64_t rows, cols; int64_t ld; };
+struct Algorithm { uint64_t words[8]; size_t workspace; int state; float waves; int reserved[4]; };
+enum Status { SUCCESS = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+float at(const void* p, const Layout& l, uint64_t row, uint64_t col) {
+    uint64_t i = col * uint64_t(l.ld) + row;
+    if (l.type == 0) return static_cast<const float*>(p)[i];
+    uint32_t bits = uint32_t(static_cast<const uint16_t*>(p)[i]) << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+bool fits(const Desc& d, const Layout& a, const Layout& b, const Layout& c) {
+    uint64_t m = d.trans_a ? a.cols : a.rows, k = d.trans_a ? a.rows : a.cols;
+    uint64_t kb = d.trans_b ? b.cols : b.rows, n = d.trans_b ? b.rows : b.cols;
+    return a.type == 14 && b.type == 14 && c.type == 0 && m == c.rows && n == c.cols && k == kb && k % 8 == 0;
+}
+}  // namespace
+extern "C" {
+int cublasLtCreate(void** handle) { *handle = new int(1); return SUCCESS; }
+int cublasLtDestroy(void* handle) { delete static_cast<int*>(handle); return SUCCESS; }
+int cublasLtGetProperty(int, int* value) { *value = 0; return SUCCESS; }
+int cublasLtMatmulDescCreate(void** desc, int compute, int scale) {
+    if (compute != 68 || scale != 0) return NOT_SUPPORTED;
+    *desc = new Desc;
+    return SUCCESS;
+}
+int cublasLtMatmulDescSetAttribute(void* desc, int attribute, const void* value, size_t size) {
+    if (size != 4 || (attribute != 3 && attribute != 4)) return INVALID_VALUE;
+    Desc* d = static_cast<Desc*>(desc);
+    memcpy(attribute == 3 ? &d->trans_a : &d->trans_b, value, 4);
+    return SUCCESS;
+}
+int cublasLtMatmulDescDestroy(void* desc) { delete static_cast<Desc*>(desc); return SUCCESS; }
+int cublasLtMatrixLayoutCreate(void** layout, int type, uint64_t rows, uint64_t cols, int64_t ld) {
+    if (ld < int64_t(rows)) return INVALID_VALUE;
+    *layout = new Layout{type, rows, cols, ld};
+    return SUCCESS;
+}
+int cublasLtMatrixLayoutDestroy(void* layout) { delete static_cast<Layout*>(layout); return SUCCESS; }
+int cublasLtMatmulPreferenceCreate(void** preference) { *preference = new uint64_t(0); return SUCCESS; }
+int cublasLtMatmulPreferenceSetAttribute(void* preference, int attribute, const void* value, size_t size) {
+    if (attribute != 1 || size != 8) return INVALID_VALUE;
+    memcpy(preference, value, 8);
+    return SUCCESS;
+}
+int cublasLtMatmulPreferenceDestroy(void* preference) { delete static_cast<uint64_t*>(preference); return SUCCESS; }
+int cublasLtMatmulAlgoGetHeuristic(void*, void* desc, void* a, void* b, void* c, void*, void*, int, Algorithm* found, int* count) {
+    if (!fits(*static_cast<Desc*>(desc), *static_cast<Layout*>(a), *static_cast<Layout*>(b), *static_cast<Layout*>(c))) return NOT_SUPPORTED;
+    *found = Algorithm{};
+    found->words[0] = 42;
+    *count = 1;
+    return SUCCESS;
+}
+int cublasLtMatmul(void*, void* desc, const float* alpha, const void* a, void* la, const void* b, void* lb, const float* beta, const void* c,
+                   void* lc, void* d, void*, const uint64_t* algorithm, void*, size_t, void*) {
+    const Desc& op = *static_cast<Desc*>(desc);
+    const Layout &A = *static_cast<Layout*>(la), &B = *static_cast<Layout*>(lb), &C = *static_cast<Layout*>(lc);
+    if (!fits(op, A, B, C) || algorithm[0] != 42) return INVALID_VALUE;
+    uint64_t k = op.trans_a ? A.rows : A.cols;
+    for (uint64_t col = 0; col < C.cols; col++)
+        for (uint64_t row = 0; row < C.rows; row++) {
+            float sum = 0.0f;
+            for (uint64_t i = 0; i < k; i++) sum += (op.trans_a ? at(a, A, i, row) : at(a, A, row, i)) * (op.trans_b ? at(b, B, col, i) : at(b, B, i, col));
+            float before = *beta == 0.0f ? 0.0f : *beta * at(c, C, row, col);
+            static_cast<float*>(d)[col * uint64_t(C.ld) + row] = *alpha * sum + before;
+        }
+    return SUCCESS;
+}
+}

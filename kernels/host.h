@@ -14,6 +14,7 @@
 #define __restrict__
 #define DEVICE static inline
 #define MEMBER static inline
+#define DEVICE_MEMBER inline
 #define UNROLL
 #define UNROLL_NOT
 #define __ldg(p) (*(p))

@@ -1,5 +1,6 @@
 // Norms that do not ride on a product: of rows that begin a stretch of layers, of layer norms, of norms behind a branch
-// (x += scale * norm(h)), of the head. One block a row, sums over strided threads: the bits depend on the width alone.
+// (x += scale * norm(h)), of the head; and what a row's experts give, added up. One block a row, sums over strided threads:
+// the bits depend on the width alone.
 // geometry: grid (rows), THREADS
 #include "prepare.cuh"
 
@@ -7,16 +8,25 @@ KERNEL(norm_rows, NormArgs, THREADS) {
     __shared__ float room[WARPS];
     if (blockIdx.x >= a.stand->rows) return;
     u32 row = blockIdx.x, step_row = a.index[row];
-    const float* from = a.h ? a.h + (u64)row * a.stride : a.x + (u64)step_row * a.k;
+    const float* from = a.h ? a.h + (u64)row * (a.shares ? a.parts : 1) * a.stride : a.x + (u64)step_row * a.k;
+    auto value = [&](u32 c) {
+        if (!a.shares) return from[c];
+        float v = 0.0f;
+        for (u32 i = 0; i < a.parts; i++) v = fmaf(a.shares[row * a.parts + i], from[(u64)i * a.stride + c], v);
+        return v;
+    };
     float mean = 0.0f, scale = 1.0f;
     if (a.weight) {
         float sum = 0.0f;
         if (a.kind == 1) {
-            for (u32 c = threadIdx.x; c < a.k; c += THREADS) sum += from[c];
+            for (u32 c = threadIdx.x; c < a.k; c += THREADS) sum += value(c);
             mean = block_sum(sum, room) / (float)a.k;
             sum = 0.0f;
         }
-        for (u32 c = threadIdx.x; c < a.k; c += THREADS) sum = fmaf(from[c] - mean, from[c] - mean, sum);
+        for (u32 c = threadIdx.x; c < a.k; c += THREADS) {
+            float v = value(c) - mean;
+            sum = fmaf(v, v, sum);
+        }
         scale = 1.0f / sqrtf(block_sum(sum, room) / (float)a.k + a.eps);
     }
     bool fine = true;
@@ -25,7 +35,7 @@ KERNEL(norm_rows, NormArgs, THREADS) {
         bool inside = col < a.k;
         float v = 0.0f, z = 0.0f;
         if (inside) {
-            v = (from[col] - mean) * scale;
+            v = (value(col) - mean) * scale;
             if (a.weight) v *= a.weight[col];
             if (a.bias) v += a.bias[col];
             if (a.add) {

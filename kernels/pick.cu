@@ -3,26 +3,9 @@
 // geometry: grid (pieces, rows), THREADS; `peak`, then `pick`
 // bytes:    a row of logits twice
 #include "math.cuh"
+#include "order.cuh"
 #include "step.cuh"
 
-// Orders floats as integers; larger first, then the lower id.
-DEVICE u64 order(float x, u32 id) {
-    u32 b = (u32)__float_as_int(x);
-    b = b >> 31 ? ~b : b | 0x80000000u;
-    return (u64)b << 32 | (u32)~id;
-}
-DEVICE float logit_of(u64 key) {
-    u32 b = (u32)(key >> 32);
-    return __int_as_float((int)(b >> 31 ? b & 0x7fffffffu : ~b));
-}
-DEVICE u32 id_of(u64 key) { return ~(u32)key; }
-DEVICE u64 warp_most(u64 x) {
-    for (u32 step = 16; step > 0; step /= 2) {
-        u64 y = __shfl_xor_sync(ALL, x, step);
-        x = y > x ? y : x;
-    }
-    return x;
-}
 DEVICE u64 block_most(u64 x, u64* room) {
     x = warp_most(x);
     __syncthreads();

@@ -14,13 +14,26 @@ template <u32 MT> struct Frame {
     float y[2][16 * MT][TILE + 1];
 };
 
-// What happens to a row of 32 outputs: `row` is compact, `r` its place in the block, `col` the first output.
-template <u32 MT> DEVICE void finish(const ProductArgs& a, const Frame<MT>& f, u32 which, u32 tile, u32 r, u32 row) {
+// A neuron as the requests' clamps leave it: before the gate's product, or (`POST`) the product itself.
+template <bool POST> DEVICE float clamped(const ProductArgs& a, u32 step_row, u32 neuron, float v) {
+    u32 count = a.clamp_count ? *a.clamp_count : 0;
+    for (u32 i = 0; i < count; i++) {
+        const Clamp& c = a.clamps[i];
+        bool here = c.neuron == neuron && step_row >= c.first && step_row < c.end && a.rows[step_row].place >= c.from;
+        if (!here || POST != (c.action == CLAMP_POST)) continue;
+        v = c.action == CLAMP_ADD ? v + c.value : c.action == CLAMP_SCALE ? v * c.value : c.value;
+    }
+    return v;
+}
+
+// What happens to 32 outputs of a row, one a lane: `sum(pass)` is what the product left. `row` is where they go, `source` the
+// row that runs.
+template <class Sum> DEVICE void finish(const ProductArgs& a, u32 which, u32 tile, u32 row, u32 source, Sum sum) {
     u32 lane = lane_id(), col = tile * TILE + lane;
     bool inside = col < a.w[which].n;
-    float norm = inverse_rms(a.in, row);
+    float norm = inverse_rms(a.in, source);
     auto value = [&](u32 m, u32 pass) {
-        float v = f.y[pass][r][lane] * norm;
+        float v = sum(pass) * norm;
         return a.bias[m] && inside ? v + a.bias[m][col] : v;
     };
     if (a.mode == STORE) {
@@ -29,23 +42,36 @@ template <u32 MT> DEVICE void finish(const ProductArgs& a, const Frame<MT>& f, u
         if (inside) a.out[which][(u64)row * a.w[which].n + col] = v;
         return;
     }
+    u32 step_row = a.index[source];
     float z = 0.0f, x = 0.0f;
     if (a.mode == ADD) {
-        float* to = a.x + (u64)a.index[row] * a.w[0].n + col;
+        float* to = a.x + (u64)step_row * a.w[0].n + col;
         if (inside) {
             x = fmaf(a.scale, value(0, 0), *to);
             *to = x;
             z = a.gain ? x * a.gain[col] : x;
         }
     } else if (inside) {
-        z = activate(a.act, value(0, 0));
-        if (a.mode == GATED) z *= value(1, 1);
+        z = value(0, 0);
+        if (a.mode == GATED) z = activate(a.act, z) * clamped<false>(a, step_row, col, value(1, 1));
+        else z = activate(a.act, clamped<false>(a, step_row, col, z));
+        z = clamped<true>(a, step_row, col, z);
     }
     bool fine = prepare(a.next, row, tile, z, x);
-    if (!fine && lane == 0) atomicMin(&a.bad[a.index[row]], a.layer);
+    if (!fine && lane == 0) atomicMin(&a.bad[step_row], a.layer);
 }
 
-// `Inner::multiply(weights, in, first row, rows, tile, y)` leaves 32 sums of each row in y, for all threads of the block.
+// Which rows of activations a block multiplies: neighbours, or those that `of` lists.
+struct Neighbours {
+    u32 first;
+    DEVICE_MEMBER u32 operator()(u32 r) const { return first + r; }
+};
+struct Listed {
+    const u32* of;
+    DEVICE_MEMBER u32 operator()(u32 r) const { return of[r]; }
+};
+
+// `Inner::multiply(weights, in, rows, count, tile, y)` leaves 32 sums of each row in y, for all threads of the block.
 template <u32 MT, class Inner> DEVICE void product(const ProductArgs& a) {
     __shared__ Frame<MT> f;
     u32 rows = a.stand->rows, first = blockIdx.y * 16 * MT;
@@ -58,8 +84,46 @@ template <u32 MT, class Inner> DEVICE void product(const ProductArgs& a) {
     u32 passes = a.mode == GATED ? 2 : 1;
 UNROLL_NOT  // one body, not two
     for (u32 pass = 0; pass < passes; pass++)
-        Inner::template multiply<MT>(a.w[which + pass], a.in, first, count, tile, f.y[pass]);
-    for (u32 r = warp_id(); r < count; r += WARPS) finish<MT>(a, f, which, tile, r, first + r);
+        Inner::template multiply<MT>(a.w[which + pass], a.in, Neighbours{first}, count, tile, f.y[pass]);
+    for (u32 r = warp_id(); r < count; r += WARPS)
+        finish(a, which, tile, first + r, first + r, [&](u32 pass) { return f.y[pass][r][lane_id()]; });
+}
+
+// The same with the matrices of one expert, of the rows that chose it. Row `r`'s choice `c` is the pair r * per + c: what is
+// lifted (GATED, LIFT) is read by row and written by pair, what comes down (STORE) is read and written by pair.
+//
+// geometry: grid (tiles of 32 outputs, rows / (16 * MT), experts), THREADS: a block without pairs ends at once
+template <u32 MT, class Inner> DEVICE void expert_product(const ProductArgs& a) {
+    __shared__ Frame<MT> f;
+    __shared__ u32 pairs[16 * MT], sources[16 * MT], votes[WARPS];
+    u32 all = a.stand->rows * a.per, expert = blockIdx.z, first = blockIdx.y * 16 * MT, seen = 0;
+    bool down = a.mode == STORE;
+    // The expert's pairs in order, those of rank first..first + 16 * MT. All threads agree on `seen`.
+    for (u32 base = 0; base < all && seen < first + 16 * MT; base += THREADS) {
+        u32 pair = base + threadIdx.x;
+        bool mine = pair < all && a.chosen[pair] == expert;
+        u32 vote = __ballot_sync(ALL, mine), rank = seen + (u32)__popc(vote & ((1u << lane_id()) - 1u));
+        if (lane_id() == 0) votes[warp_id()] = (u32)__popc(vote);
+        __syncthreads();
+        for (u32 w = 0; w < WARPS; w++) {
+            rank += w < warp_id() ? votes[w] : 0;
+            seen += votes[w];
+        }
+        if (mine && rank >= first && rank < first + 16 * MT) {
+            pairs[rank - first] = pair;
+            sources[rank - first] = down ? pair : pair / a.per;
+        }
+        __syncthreads();
+    }
+    if (seen <= first) return;
+    u32 count = least(seen - first, 16 * MT), tile = blockIdx.x, passes = a.mode == GATED ? 2 : 1;
+UNROLL_NOT
+    for (u32 pass = 0; pass < passes; pass++) {
+        const Weights w = a.bank[pass * a.experts + expert];
+        Inner::template multiply<MT>(w, a.in, Listed{sources}, count, tile, f.y[pass]);
+    }
+    for (u32 r = warp_id(); r < count; r += WARPS)
+        finish(a, 0, tile, pairs[r], pairs[r] / a.per, [&](u32 pass) { return f.y[pass][r][lane_id()]; });
 }
 
 // Add the warps' sums in the order of warps. acc[strip][m][i]: strip of 8 columns, 16 rows each m, i as in mma.cuh.

@@ -53,6 +53,13 @@ struct KeyBias {
     float add;
 };
 
+// A neuron of the feed-forward part that rows of `first..end` (of the step) move, from place `from` on.
+struct Clamp {
+    u32 first, end, neuron, from, action;
+    float value;
+};
+constexpr u32 CLAMP_SET = 0, CLAMP_ADD = 1, CLAMP_SCALE = 2, CLAMP_POST = 3;
+
 struct EmbedArgs {
     Weights table;
     Acts next;
@@ -84,6 +91,8 @@ struct NormArgs {
     u32 kind, k, layer;   // kind 0 RMS, 1 layer norm
     float eps, scale;
     u32 stride;           // of h
+    const float* shares;  // [rows, parts]: h is the sum of `parts` rows of h by these shares; or null
+    u32 parts, reserved;
 };
 struct ProductArgs {
     Weights w[3];
@@ -96,11 +105,26 @@ struct ProductArgs {
     const u32* index;
     const Stand* stand;
     u32* bad;
+    const Row* rows;            // with clamps: all rows of the step
+    const Clamp* clamps;        // of the layer
+    const u32* clamp_count;     // or null
+    const float* sums[3];       // `epilogue`: [rows, n] of each matrix
+    const Weights* bank;        // `experts*`: matrices of all experts, `w` says their size
+    const u32* chosen;          // [rows, per]: the experts of each row
     u32 ends[3];  // tiles of 32 outputs: where each matrix ends
     u32 mode, act, layer;
     float scale, cap;
+    u32 per, experts;
 };
 constexpr u32 STORE = 0, ADD = 1, GATED = 2, LIFT = 3;
+
+struct RouteArgs {
+    const float* scores;  // [rows, experts]
+    u32* chosen;          // [rows, per], ascending
+    float* shares;        // [rows, per]
+    const Stand* stand;
+    u32 experts, per, normalize, reserved;
+};
 
 struct RopeArgs {
     float* q;
@@ -137,6 +161,26 @@ struct AttendArgs {
     u32 heads, kv_heads, dim, dtype, pages, window, split, layer;
     float scale, softcap;
     u32* bad;
+};
+// A row whose attention weights are read.
+struct Mass {
+    u32 row, step_row;  // among those that run, of the step
+    u32 key, keys;      // its keys, in place order
+    u32 out;            // where its weights go
+    u32 before;         // keys of the masses before it in this launch
+};
+struct MassArgs {
+    const float* q;
+    const u8* kv;
+    const Mass* masses;
+    const Visible* keys;
+    const KeyBias* biases;
+    const u32* bias_count;
+    float* weights;  // [keys of all masses, heads]: heads of one mass one after the other
+    float* out;
+    u32* counters;   // a zero for each mass
+    u32 heads, kv_heads, dim, dtype, pages, reserved;
+    float scale, softcap;
 };
 struct GatherArgs {
     const float* x;

@@ -7,6 +7,9 @@
 //! 0  32 × i8 codes   32  f32 d   36  f32 d·Σ codes   40  i32 −128·Σ codes   44, 48  the same over each half
 //! ```
 
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use std::ops::BitOr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -302,6 +305,11 @@ impl Row<'_> {
     unsafe fn write_on(self, tier: Tier) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
+            let only_int8 = !self.int8.is_empty() && self.bf16.is_empty() && self.f32.is_empty();
+            if tier.avx512() && only_int8 && self.x.len().is_multiple_of(GROUP) {
+                // SAFETY: the tier has these features.
+                return unsafe { x86::quantize(self.x, self.int8) } < INFINITY;
+            }
             // The compiler makes slower code of it with AVX-512.
             #[target_feature(enable = "avx2,fma")]
             fn avx2(row: Row<'_>) -> bool {
@@ -357,11 +365,8 @@ fn quantize_row(x: &[f32], records: &mut [u32]) -> bool {
 fn quantize_group(x: &[f32; GROUP], record: &mut [u32; RECORD]) -> bool {
     /// Adding this leaves the nearest integer, ties to even, in the low bits of the mantissa, for |x| < 2^22.
     const MAGIC: f32 = 12_582_912.0;
-    /// Below this the scale, or its inverse, would leave the normal range: such a group is 0.
-    const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
     let bits = largest(x);
-    let most = f32::from_bits(bits);
-    let (d, inverse) = if most >= SMALLEST { (most / 127.0, 127.0 / most) } else { (0.0, 0.0) };
+    let (d, inverse) = scales(bits);
     let mut codes = [0i32; GROUP];
     for (code, x) in codes.iter_mut().zip(x) {
         *code = (x * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
@@ -373,70 +378,30 @@ fn quantize_group(x: &[f32; GROUP], record: &mut [u32; RECORD]) -> bool {
     for (word, bytes) in record.iter_mut().zip(packed.as_chunks::<4>().0) {
         *word = u32::from_ne_bytes(*bytes);
     }
-    let first: i32 = codes[..16].iter().fold(0, |sum, code| sum.wrapping_add(*code));
-    let second: i32 = codes[16..].iter().fold(0, |sum, code| sum.wrapping_add(*code));
+    let sum = |half: &[i32]| half.iter().fold(0i32, |sum, code| sum.wrapping_add(*code));
+    finish(record, d, [sum(&codes[..16]), sum(&codes[16..])]);
+    bits < INFINITY
+}
+
+/// The scale of a group whose largest magnitude has these bits, and its inverse.
+#[inline(always)]
+fn scales(bits: u32) -> (f32, f32) {
+    /// Below this the scale, or its inverse, would leave the normal range: such a group is 0.
+    const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
+    let most = f32::from_bits(bits);
+    if most >= SMALLEST { (most / 127.0, 127.0 / most) } else { (0.0, 0.0) }
+}
+
+/// What stands behind the codes of a record: the scale, and what follows from the sums of both halves.
+#[inline(always)]
+fn finish(record: &mut [u32; RECORD], d: f32, [first, second]: [i32; 2]) {
     let sum = first.wrapping_add(second);
     record[8] = d.to_bits();
     record[9] = (d * sum as f32).to_bits();
     record[10] = sum.wrapping_mul(-128) as u32;
     record[11] = first.wrapping_mul(-128) as u32;
     record[12] = second.wrapping_mul(-128) as u32;
-    bits < INFINITY
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn codes_scales_and_sums_are_what_the_form_says_on_every_tier() {
-        let x: Vec<f32> = (0..96).map(|i| ((i * 37 % 64) as f32 - 31.0) * if i < 64 { 0.01 } else { 0.0 }).collect();
-        let mut reference = None;
-        for tier in Tier::available() {
-            let mut acts = Activations::on(tier);
-            assert!(acts.begin(1, 96, Forms::INT8).set(0, &x));
-            let records = acts.int8[..3 * RECORD].to_vec();
-            for (group, record) in records.chunks(RECORD).enumerate() {
-                let codes: Vec<i32> =
-                    record[..8].iter().flat_map(|w| w.to_ne_bytes()).map(|b| i32::from(b as i8)).collect();
-                let d = f32::from_bits(record[8]);
-                for (code, x) in codes.iter().zip(&x[group * 32..]) {
-                    assert!((*code as f32 * d - x).abs() <= d / 2.0 * 1.0001, "{code} · {d} for {x}");
-                }
-                let sum: i32 = codes.iter().sum();
-                assert_eq!(f32::from_bits(record[9]), d * sum as f32);
-                assert_eq!(record[10] as i32, -128 * sum);
-                assert_eq!(record[11] as i32, -128 * codes[..16].iter().sum::<i32>());
-                assert_eq!(record[12] as i32, -128 * codes[16..].iter().sum::<i32>());
-            }
-            assert_eq!(*reference.get_or_insert(records.clone()), records, "{tier}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_finite_is_found_in_every_form_and_place() {
-        let pool = Pool::new(2);
-        let mut acts = Activations::new();
-        for forms in [Forms::INT8, Forms::BF16, Forms::F32, Forms::INT8 | Forms::F32] {
-            for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                for at in [0, 31, 32, 63] {
-                    let mut x = vec![1.0; 5 * 64];
-                    x[3 * 64 + at] = bad;
-                    x[4 * 64] = bad;
-                    assert_eq!(acts.load(&pool, &x, 5, 64, forms), Err(NotFinite { row: 3 }));
-                }
-            }
-            assert_eq!(acts.load(&pool, &[f32::MAX; 64], 1, 64, forms), Ok(()));
-            assert_eq!(acts.load(&pool, &[f32::MIN_POSITIVE; 64], 1, 64, forms), Ok(()));
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "written twice")]
-    fn a_row_is_written_once() {
-        let mut acts = Activations::new();
-        let writer = acts.begin(2, 32, Forms::F32);
-        writer.set(1, &[0.0; 32]);
-        writer.set(1, &[0.0; 32]);
-    }
-}
+mod tests;

@@ -3,9 +3,11 @@
 //! [`PAGE`] consecutive slots form a page. Every (layer, kv head) has its pages one after the other, so that a long
 //! context is read as a stream. A page holds 32 keys transposed, `[dim][PAGE]`, so that scores of 32 keys are formed
 //! side by side without a horizontal sum, and then its 32 values, `[PAGE][width]`, with `width` the head size rounded
-//! up to 16.
+//! up to 16. In bf16 what is summed over lies in pairs, as its product takes them: keys `[dim / 2][PAGE][2]`, two
+//! dimensions of a key side by side, values `[PAGE / 2][width][2]`, one dimension of two neighbours.
 pub use omnidecode_core::PAGE;
 
+use crate::tier::Tier;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -22,10 +24,14 @@ pub enum KvDtype {
     F32,
     /// 2 bytes, 11 bits of precision; beyond 65504 it becomes infinite.
     F16,
-    /// 2 bytes, 8 bits of precision, the range of f32.
+    /// 2 bytes, 8 bits of precision, the range of f32; queries and attention weights are rounded to it as well.
     Bf16,
 }
 impl KvDtype {
+    /// The format of 2 bytes that attention is fastest on: bf16 where the processor has its products, else f16.
+    pub fn short() -> Self {
+        if Tier::current() == Tier::Avx512Bf16 { KvDtype::Bf16 } else { KvDtype::F16 }
+    }
     /// Bytes of one element.
     pub fn bytes(self) -> usize {
         match self {
@@ -153,19 +159,35 @@ impl KvStore {
     fn page_start(&self, head: usize, page: usize) -> usize {
         (head * self.pages + page) * self.page_elements()
     }
-    /// Keys, then values, of a page in one (layer, kv head). `T` has the dtype's size.
+    /// Keys, then values, of a page in one (layer, kv head). `T` is an element or a pair.
     ///
     /// # Safety
     /// The page, layer and head exist.
     #[inline]
     pub(crate) unsafe fn page<T>(&self, layer: usize, head: usize, page: usize) -> (*const T, *const T) {
-        debug_assert_eq!(size_of::<T>(), self.dtype.bytes());
-        let at = self.page_start(self.offsets[layer] + head, page);
+        debug_assert!(size_of::<T>().is_multiple_of(self.dtype.bytes()));
+        let (at, bytes) = (self.page_start(self.offsets[layer] + head, page), self.dtype.bytes());
         // SAFETY: the caller's duty.
         unsafe {
-            let keys = self.memory.as_ptr().cast::<T>().add(at).cast_const();
-            (keys, keys.add(PAGE * self.dim))
+            let keys = self.memory.as_ptr().add(at * bytes).cast_const();
+            (keys.cast(), keys.add(PAGE * self.dim * bytes).cast())
         }
+    }
+    /// Element of a page that holds dimension `e` of the key at `lane`.
+    #[inline]
+    pub(crate) fn key_at(&self, lane: usize, e: usize) -> usize {
+        if self.dtype == KvDtype::Bf16 { (e / 2 * PAGE + lane) * 2 + e % 2 } else { e * PAGE + lane }
+    }
+    /// Element of a page that holds dimension `e` of the value at `lane`.
+    #[inline]
+    pub(crate) fn value_at(&self, lane: usize, e: usize) -> usize {
+        let values = PAGE * self.dim;
+        values
+            + if self.dtype == KvDtype::Bf16 {
+                (lane / 2 * self.width + e) * 2 + lane % 2
+            } else {
+                lane * self.width + e
+            }
     }
 
     /// Write one row's keys and values, `[kv_heads, dim]` each, into a slot of a layer. Threads may write different
@@ -187,14 +209,13 @@ impl KvStore {
             AtomicU16::from_ptr(self.memory.as_ptr().cast::<u16>().add(at)).store(x, Relaxed);
         };
         for head in 0..heads {
-            let keys = self.page_start(self.offsets[layer] + head, slot / PAGE);
-            let values = keys + PAGE * self.dim + lane * self.width;
+            let page = self.page_start(self.offsets[layer] + head, slot / PAGE);
             let range = head * self.dim..(head + 1) * self.dim;
             let (k, v) = (&k[range.clone()], &v[range]);
             if self.dtype == KvDtype::F32 {
                 for (e, (&k, &v)) in k.iter().zip(v).enumerate() {
-                    put32(keys + e * PAGE + lane, k);
-                    put32(values + e, v);
+                    put32(page + self.key_at(lane, e), k);
+                    put32(page + self.value_at(lane, e), v);
                 }
                 continue;
             }
@@ -203,8 +224,8 @@ impl KvStore {
                 self.narrow(k, &mut short[0]);
                 self.narrow(v, &mut short[1]);
                 for (e, (&k, &v)) in short[0].iter().zip(&short[1]).take(k.len()).enumerate() {
-                    put16(keys + (first * NARROW + e) * PAGE + lane, k);
-                    put16(values + first * NARROW + e, v);
+                    put16(page + self.key_at(lane, first * NARROW + e), k);
+                    put16(page + self.value_at(lane, first * NARROW + e), v);
                 }
             }
         }
@@ -269,12 +290,15 @@ impl KvStore {
                 }
                 for e in 0..self.dim {
                     for i in 0..n {
-                        *target.add(e * PAGE + to % PAGE + i) = *source.add(e * PAGE + from % PAGE + i);
+                        let key = |slot: usize| self.key_at(slot % PAGE + i, e);
+                        *target.add(key(to)) = *source.add(key(from));
                     }
                 }
                 for i in 0..n {
-                    let value = |slot: usize| PAGE * self.dim + (slot % PAGE + i) * self.width;
-                    std::ptr::copy(source.add(value(from)), target.add(value(to)), self.dim);
+                    for e in 0..self.dim {
+                        let value = |slot: usize| self.value_at(slot % PAGE + i, e);
+                        *target.add(value(to)) = *source.add(value(from));
+                    }
                 }
             }
         }

@@ -43,7 +43,7 @@ fn copying_runs_is_copying_slots_in_order() {
         &(0..60).map(|i| (i + 20, i + 3)).collect::<Vec<_>>(),
         &[(5, 5), (6, 5), (5, 7), (95, 0)],
     ];
-    for dtype in [KvDtype::F32, KvDtype::F16] {
+    for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
         for moves in cases {
             let mut kv = KvStore::new(dtype, &[2, 1], 8, 96).unwrap();
             (0..96).for_each(|slot| fill(&kv, slot, slot as f32));

@@ -15,7 +15,7 @@ mod x86;
 use std::ops::Range;
 
 use crate::act::{self, Act};
-use crate::activations::Activations;
+use crate::activations::{Activations, Forms};
 use crate::error::KernelError;
 use crate::matrix::Matrix;
 use crate::pack::COLUMNS;
@@ -258,38 +258,38 @@ impl<'p, 'a> Piece<'p, 'a> {
     /// The job was checked, and these outputs are this thread's alone.
     unsafe fn run(&self, tiles: Range<usize>, rows: Range<usize>) {
         let (first, second, act) = match self.kind {
-            Kind::Plain(linear, act) => (linear, None, act),
-            Kind::Gated { gate, up, act } => (gate, Some(up), Some(act)),
+            Kind::Plain(linear, act) => (self.factor(linear), None, act),
+            Kind::Gated { gate, up, act } => (self.factor(gate), Some(self.factor(up)), Some(act)),
         };
-        let most = kernels(self.acts.tier(), first.weights.dtype()).len();
-        let most = second.map_or(most, |up| most.min(kernels(self.acts.tier(), up.weights.dtype()).len()));
+        let most = second.map_or(first.kernels.len(), |up| first.kernels.len().min(up.kernels.len()));
         let step = balanced(rows.len(), most);
+        let n = first.linear.weights.n();
+        // Mostly these are all rows: they are found once for all tiles.
+        let top = rows.start..(rows.start + step).min(rows.end);
+        let tops = (self.point(first, &top), second.map(|up| self.point(up, &top)));
         let mut y: Scratch = [0.0; MOST_ROWS * COLUMNS];
         let mut x: Scratch = [0.0; MOST_ROWS * COLUMNS];
         for tile in tiles {
-            let columns = tile * COLUMNS..((tile + 1) * COLUMNS).min(first.weights.n());
-            let mut from = rows.start;
-            while from < rows.end {
-                let some = from..(from + step).min(rows.end);
+            let columns = tile * COLUMNS..((tile + 1) * COLUMNS).min(n);
+            let mut some = top.clone();
+            while !some.is_empty() {
+                let is_top = some.start == top.start;
                 // Later row tiles find the weights in the cache. The chunk that follows is most likely this thread's too.
-                let until = if from == rows.start { first.weights.tiles() } else { tile };
+                let until = if is_top { first.linear.weights.tiles() } else { tile };
+                let pointers = if is_top { tops.0 } else { self.point(first, &some) };
                 let used = some.len() * COLUMNS;
                 // SAFETY: the caller's duty.
-                unsafe { self.multiply(first, tile, until, some.clone(), &mut y) };
-                match second {
-                    Some(up) => {
-                        // SAFETY: the caller's duty.
-                        unsafe { self.multiply(up, tile, until, some.clone(), &mut x) };
-                        if let Some(act) = act {
-                            let gate = y;
-                            act::gate(act, &gate[..used], &x[..used], &mut y[..used]);
-                        }
+                unsafe { first.multiply(tile, until, some.len(), &pointers, &mut y) };
+                if let Some(up) = second {
+                    let pointers = tops.1.filter(|_| is_top).unwrap_or_else(|| self.point(up, &some));
+                    // SAFETY: the caller's duty.
+                    unsafe { up.multiply(tile, until, some.len(), &pointers, &mut x) };
+                    if let Some(act) = act {
+                        let gate = y;
+                        act::gate(act, &gate[..used], &x[..used], &mut y[..used]);
                     }
-                    None => {
-                        if let Some(act) = act {
-                            act::apply(act, &mut y[..used]);
-                        }
-                    }
+                } else if let Some(act) = act {
+                    act::apply(act, &mut y[..used]);
                 }
                 for (row, y) in some.clone().zip(y.chunks_exact(COLUMNS)) {
                     // SAFETY: `check` has seen that the output holds these columns of this row; they are this thread's.
@@ -304,23 +304,48 @@ impl<'p, 'a> Piece<'p, 'a> {
                         Mode::Add(scale) => out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y),
                     }
                 }
-                from = some.end;
+                some = some.end..(some.end + step).min(rows.end);
             }
         }
     }
 
+    fn factor(&self, linear: Linear<'a>) -> Factor<'a> {
+        let (tier, weights) = (self.acts.tier(), linear.weights);
+        Factor { linear, form: weights.form_on(tier), kernels: kernels(tier, weights.dtype()) }
+    }
+
+    /// Where the activations of some output rows lie, in the form that a factor wants.
+    fn point(&self, factor: Factor<'_>, rows: &Range<usize>) -> [*const u8; MOST_ROWS] {
+        let mut pointers = [std::ptr::null(); MOST_ROWS];
+        for (pointer, row) in pointers.iter_mut().zip(rows.clone()) {
+            *pointer = self.acts.row(factor.form, self.rows.map_or(row, |rows| rows[row] as usize));
+        }
+        pointers
+    }
+}
+
+/// A matrix of a job, and how it is multiplied.
+#[derive(Clone, Copy)]
+struct Factor<'a> {
+    linear: Linear<'a>,
+    form: Forms,
+    kernels: &'static [Kernel],
+}
+
+impl Factor<'_> {
     /// One register tile: `W x + b` for sixteen outputs of some rows. `until` is the tile up to which this thread reads on.
     ///
     /// # Safety
-    /// As for [`Piece::run`]; `rows` are at most as many as there are kernels.
-    unsafe fn multiply(&self, linear: Linear<'_>, tile: usize, until: usize, rows: Range<usize>, y: &mut Scratch) {
-        let weights = linear.weights;
-        let (tier, form) = (self.acts.tier(), weights.form_on(self.acts.tier()));
-        let mut pointers = [std::ptr::null(); MOST_ROWS];
-        for (pointer, row) in pointers.iter_mut().zip(rows.clone()) {
-            *pointer = self.acts.row(form, self.rows.map_or(row, |rows| rows[row] as usize));
-        }
-        let kernel: Kernel = kernels(tier, weights.dtype())[rows.len() - 1];
+    /// As for [`Piece::run`]; `rows` are at most as many as there are kernels, the pointers are theirs.
+    unsafe fn multiply(
+        &self,
+        tile: usize,
+        until: usize,
+        rows: usize,
+        pointers: &[*const u8; MOST_ROWS],
+        y: &mut Scratch,
+    ) {
+        let weights = self.linear.weights;
         let operands = Operands {
             tile: weights.tile(tile).as_ptr(),
             ahead: until.saturating_sub(tile) * weights.tile_bytes(),
@@ -330,10 +355,10 @@ impl<'p, 'a> Piece<'p, 'a> {
         };
         // SAFETY: the tile is whole, the rows are loaded in the form and width that the kernel reads (checked), the scratch
         // has room for `MOST_ROWS` rows, and the activations' tier is one that the machine has.
-        unsafe { kernel(operands) };
-        if let Some(bias) = linear.bias {
+        unsafe { self.kernels[rows - 1](operands) };
+        if let Some(bias) = self.linear.bias {
             let bias = &bias[tile * COLUMNS..bias.len().min((tile + 1) * COLUMNS)];
-            for y in y.chunks_exact_mut(COLUMNS).take(rows.len()) {
+            for y in y.chunks_exact_mut(COLUMNS).take(rows) {
                 y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
         }

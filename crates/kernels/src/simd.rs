@@ -34,11 +34,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `p` is valid for the read of [`Self::LANES`] u16.
     unsafe fn load_f16(self, p: *const u16) -> Self::V;
-    /// Load bfloat16 and widen (exact).
-    ///
-    /// # Safety
-    /// `p` is valid for the read of [`Self::LANES`] u16.
-    unsafe fn load_bf16(self, p: *const u16) -> Self::V;
     /// a + b
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// a - b
@@ -49,6 +44,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// a * b + c, with one rounding where the set has it.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// a0 * b0 + a1 * b1 + c, where each lane of `a` and `b` is a pair of bfloat16, the first in the low half. Rounds as
+    /// the set does.
+    fn dot_pairs(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Round to bfloat16, to nearest with ties to even, and store; not for NaN.
+    ///
+    /// # Safety
+    /// `p` is valid for the write of [`Self::LANES`] u16.
+    unsafe fn store_bf16(self, p: *mut u16, v: Self::V);
     /// The larger; `b` where either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller; `b` where either is NaN.
@@ -129,7 +132,11 @@ pub(crate) fn dispatch_on<T: Task>(tier: Tier, task: T) -> T::Out {
     debug_assert!(tier.is_available());
     #[cfg(target_arch = "x86_64")]
     {
-        if matches!(tier, Tier::Avx512 | Tier::Avx512Bf16) {
+        if tier == Tier::Avx512Bf16 {
+            // SAFETY: the tier says that the machine has AVX-512 F, BW, DQ, VL and BF16, FMA and F16C.
+            return unsafe { x86::avx512_bf16(task) };
+        }
+        if tier == Tier::Avx512 {
             // SAFETY: the tier says that the machine has AVX-512 F, BW, DQ and VL, FMA and F16C.
             return unsafe { x86::avx512(task) };
         }

@@ -1,5 +1,5 @@
 //! One tile of query rows against the keys of one block.
-use super::inner::{Element, Scores, Values, Widen};
+use super::inner::{Element, Pair, Scores, Values, Widen};
 use super::look::{Look, NO_PAGE};
 use super::soften::Soften;
 use super::walk::State;
@@ -13,9 +13,9 @@ pub(super) struct Block<'a, T> {
     pub job: &'a Job<'a>,
     pub item: &'a Item,
     pub look: &'a mut Look,
-    /// [rows, dim]
+    /// [rows, dim], in units of the store.
     pub q: &'a [f32],
-    /// [rows, PAGE]
+    /// [rows, PAGE], in units of the store, of which a row may fill less.
     pub weights: &'a mut [f32],
     /// [rows, PAGE]: scores of listed keys, in order.
     pub gathered: &'a mut [f32],
@@ -29,6 +29,8 @@ pub(super) struct Block<'a, T> {
     pub scores: &'a mut Vec<f32>,
     /// Pages as f32, [sheets, page].
     pub wide: &'a mut Vec<f32>,
+    /// Values of two keys that are no neighbours in a page, [PAGE / 2, width].
+    pub pairs: &'a mut Vec<Pair>,
     pub element: std::marker::PhantomData<T>,
 }
 
@@ -59,7 +61,7 @@ impl<T: Element> Block<'_, T> {
             unsafe {
                 let (keys, _) = self.job.kv.page::<T>(self.job.layer, self.item.kv_head, sheet as usize);
                 let out = self.scores.as_mut_ptr().add(i * PAGE);
-                let (q, stride) = (self.q.as_ptr(), sheets * PAGE);
+                let (q, stride, dim) = (self.q.as_ptr(), sheets * PAGE, dim / T::UNIT);
                 if widen {
                     let wide = self.wide.as_mut_ptr().add(i * page);
                     s.call(Widen { from: keys, to: wide, n: page });
@@ -97,12 +99,16 @@ impl<T: Element> Block<'_, T> {
                     if biased {
                         self.bias(rows.clone(), (index * PAGE) as u32..);
                     }
-                    for (key, to) in values[..keys].iter_mut().enumerate() {
-                        *to = self.value(key as u32);
+                    for (unit, to) in values[..keys / V::UNIT].iter_mut().enumerate() {
+                        *to = self.value((unit * V::UNIT) as u32);
+                    }
+                    if !keys.is_multiple_of(V::UNIT) {
+                        // The neighbour's value may be anything.
+                        values[keys / V::UNIT] = self.pair(keys / V::UNIT, keys as u32 - 1, None);
                     }
                     // SAFETY: a row of scores begins with those of the table's page.
                     let scores = unsafe { self.scores.as_ptr().add(rows.start * stride) };
-                    self.add(s, rows, scores, stride, biased, &values[..keys], state);
+                    self.add(s, rows, scores, stride, biased, keys, &values, state);
                 }
             } else {
                 self.look.list(self.job, i, index);
@@ -117,12 +123,15 @@ impl<T: Element> Block<'_, T> {
                     if biased {
                         self.bias(rows.clone(), portion.iter().map(|key| key.1));
                     }
-                    for (to, &(key, _)) in values.iter_mut().zip(portion) {
-                        *to = self.value(key);
+                    for (unit, (to, keys)) in values.iter_mut().zip(portion.chunks(V::UNIT)).enumerate() {
+                        *to = match keys {
+                            &[(key, _)] if V::UNIT == 1 => self.value(key),
+                            _ => self.pair(unit, keys[0].0, keys.get(1).map(|key| key.0)),
+                        };
                     }
                     // SAFETY: inside `gathered`.
                     let scores = unsafe { self.gathered.as_ptr().add(rows.start * PAGE) };
-                    self.add(s, rows.clone(), scores, PAGE, biased, &values[..portion.len()], state);
+                    self.add(s, rows.clone(), scores, PAGE, biased, portion.len(), &values, state);
                 }
                 self.look.keys = list;
             }
@@ -130,7 +139,7 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Join some keys, in this order, to rows that all see them.
+    /// Join `keys` keys, in this order, to rows that all see them.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "one call of two kernels")]
     fn add<S: Simd, V: Element>(
@@ -140,9 +149,11 @@ impl<T: Element> Block<'_, T> {
         scores: *const f32,
         stride: usize,
         biased: bool,
-        values: &[*const V],
+        keys: usize,
+        values: &[*const V; PAGE],
         state: &mut State,
     ) {
+        let values = &values[..keys.div_ceil(V::UNIT)];
         let (first, rows, width) = (rows.start, rows.len(), self.job.kv.width());
         // SAFETY: all buffers hold what they say for all rows of the item; values point into existing pages.
         unsafe {
@@ -152,11 +163,12 @@ impl<T: Element> Block<'_, T> {
             s.call(Soften {
                 heads: &self.job.heads,
                 rows,
-                n: values.len(),
+                n: keys,
                 scores,
                 stride,
                 adds,
                 weights,
+                short: V::UNIT == 2,
                 factors,
                 sums: self.sums.as_mut_ptr().add(first * S::LANES),
                 max: state.max.as_mut_ptr().add(first),
@@ -166,7 +178,27 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Where the value behind a key (sheet * PAGE + lane) lies.
+    /// The values of two keys (sheet * PAGE + lane each), side by side, as unit `unit` of the scratch.
+    fn pair<V: Element>(&mut self, unit: usize, first: u32, second: Option<u32>) -> *const V {
+        let width = self.job.kv.width();
+        if self.pairs.len() < PAGE / 2 * width {
+            self.pairs.resize(PAGE / 2 * width, Pair::default());
+        }
+        let half = |key: u32| key as usize % 2;
+        let of = |key: u32| -> *const Pair { self.value(key - key % 2) };
+        let (a, b) = (of(first), second.map(of));
+        let out = &mut self.pairs[unit * width..][..width];
+        for (column, out) in out.iter_mut().enumerate() {
+            // SAFETY: values of existing pages, `width` units each.
+            unsafe {
+                let b = b.zip(second).map(|(b, key)| (*b.add(column), half(key)));
+                *out = Pair::of((*a.add(column), half(first)), b);
+            }
+        }
+        out.as_ptr().cast()
+    }
+
+    /// Where the value behind a key (sheet * PAGE + lane), the first of a unit, lies.
     #[inline(always)]
     fn value<V: Element>(&self, key: u32) -> *const V {
         let (sheet, lane) = (key as usize / PAGE, key as usize % PAGE);
@@ -177,7 +209,7 @@ impl<T: Element> Block<'_, T> {
                 self.wide.as_ptr().add(sheet * PAGE * (dim + width) + PAGE * dim + lane * width).cast()
             } else {
                 let page = self.look.sheets[sheet] as usize;
-                self.job.kv.page::<V>(self.job.layer, self.item.kv_head, page).1.add(lane * width)
+                self.job.kv.page::<V>(self.job.layer, self.item.kv_head, page).1.add(lane / V::UNIT * width)
             }
         }
     }

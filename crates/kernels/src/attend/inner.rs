@@ -1,16 +1,25 @@
 //! The two register tiles of attention: scores of rows against 32 keys, and values summed into rows.
 use crate::kv::PAGE;
-use crate::simd::{Simd, Task};
+use crate::simd::{MAX_LANES, Simd, Task};
 
-/// How an element of the store is read.
+/// What a lane of the store is read as: an element, or a pair of them that is summed over at once. Queries and weights
+/// come in the same units.
 pub(super) trait Element: Copy {
-    /// Already f32: nothing is gained by widening a block once for many rows.
+    /// Elements in a unit.
+    const UNIT: usize;
+    /// Nothing is gained by widening a block to f32 once for many rows.
     const WIDE: bool;
     /// # Safety
     /// `p` is valid for the read of a vector.
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V;
+    /// `acc` and, per lane, the sum of the products of two units.
+    #[inline(always)]
+    fn fma<S: Simd>(s: S, x: S::V, y: S::V, acc: S::V) -> S::V {
+        s.fma(x, y, acc)
+    }
 }
 impl Element for f32 {
+    const UNIT: usize = 1;
     const WIDE: bool = true;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::V {
@@ -23,6 +32,7 @@ impl Element for f32 {
 #[repr(transparent)]
 pub(super) struct F16(u16);
 impl Element for F16 {
+    const UNIT: usize = 1;
     const WIDE: bool = false;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const F16) -> S::V {
@@ -30,16 +40,55 @@ impl Element for F16 {
         unsafe { s.load_f16(p.cast()) }
     }
 }
-/// A stored bfloat16.
-#[derive(Clone, Copy)]
+/// Two stored bfloat16.
+#[derive(Clone, Copy, Default)]
 #[repr(transparent)]
-pub(super) struct Bf16(u16);
-impl Element for Bf16 {
-    const WIDE: bool = false;
+pub(super) struct Pair(u32);
+impl Pair {
+    /// Of the units `a` and `b`, the elements at `half` of each, the second 0 where there is none.
+    pub fn of((a, first): (Pair, usize), b: Option<(Pair, usize)>) -> Pair {
+        let half = |(pair, at): (Pair, usize)| pair.0 >> (16 * at) & 0xFFFF;
+        Pair(half((a, first)) | b.map_or(0, half) << 16)
+    }
+}
+impl Element for Pair {
+    const UNIT: usize = 2;
+    const WIDE: bool = true;
     #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const Bf16) -> S::V {
+    unsafe fn load<S: Simd>(s: S, p: *const Pair) -> S::V {
         // SAFETY: the caller's duty.
-        unsafe { s.load_bf16(p.cast()) }
+        unsafe { s.load(p.cast()) }
+    }
+    #[inline(always)]
+    fn fma<S: Simd>(s: S, x: S::V, y: S::V, acc: S::V) -> S::V {
+        s.dot_pairs(x, y, acc)
+    }
+}
+
+/// Round `n` floats to bfloat16.
+///
+/// # Safety (of making one)
+/// `from` and `to` are valid for `n` elements.
+pub(super) struct Round {
+    pub from: *const f32,
+    pub to: *mut u16,
+    pub n: usize,
+}
+impl Task for Round {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut i = 0;
+        while i < self.n {
+            let some = (self.n - i).min(S::LANES);
+            let mut short = [0u16; MAX_LANES];
+            // SAFETY: the maker's duty; `short` holds a vector.
+            unsafe {
+                s.store_bf16(short.as_mut_ptr(), s.load_part(self.from.add(i), some, 0.0));
+                std::ptr::copy_nonoverlapping(short.as_ptr(), self.to.add(i), some);
+            }
+            i += some;
+        }
     }
 }
 
@@ -65,10 +114,10 @@ impl<T: Element> Task for Widen<T> {
     }
 }
 
-/// `out[r][0..32] = q[r] . keys[0..32]` for `rows` rows, one chain of multiply-adds over `dim` each.
+/// `out[r][0..32] = q[r] . keys[0..32]` for `rows` rows, one chain of multiply-adds over `dim` units each.
 ///
 /// # Safety (of making one)
-/// `q` is valid for `rows * dim` floats, `keys` for `[dim][PAGE]` elements, `out` for PAGE floats a row, `stride` apart.
+/// `q` is valid for `rows * dim` units, `keys` for `[dim][PAGE]` units, `out` for PAGE floats a row, `stride` apart.
 pub(super) struct Scores<T> {
     pub dim: usize,
     pub rows: usize,
@@ -92,8 +141,8 @@ impl<T: Element> Scores<T> {
                     let k = [T::load(s, at), T::load(s, at.add(S::LANES))];
                     for (i, acc) in acc.iter_mut().enumerate() {
                         let x = s.splat(*q.add(i * self.dim + e));
-                        acc[0] = s.fma(x, k[0], acc[0]);
-                        acc[1] = s.fma(x, k[1], acc[1]);
+                        acc[0] = T::fma(s, x, k[0], acc[0]);
+                        acc[1] = T::fma(s, x, k[1], acc[1]);
                     }
                 }
                 for (i, acc) in acc.iter().enumerate() {
@@ -133,11 +182,11 @@ impl<T: Element> Task for Scores<T> {
     }
 }
 
-/// `acc[r] = acc[r] * factor[r] + sum_i weight[r][i] * values[i]`, i in order, for `rows` rows.
+/// `acc[r] = acc[r] * factor[r] + sum_i weight[r][i] * values[i]`, i in order, for `rows` rows; i counts units of keys.
 ///
 /// # Safety (of making one)
-/// `values` point at `width` elements each, a multiple of 16; `weights` holds PAGE, `factors` one, `acc` `width`
-/// floats a row.
+/// `values` point at `width` units each, a multiple of 16; `weights` holds PAGE words, `factors` one float, `acc`
+/// `width` floats a row.
 pub(super) struct Values<'a, T> {
     pub width: usize,
     pub rows: usize,
@@ -169,7 +218,7 @@ impl<T: Element> Values<'_, T> {
                 for (i, sum) in sum.iter_mut().enumerate() {
                     let w = s.splat(*weights.add(i * PAGE + k));
                     for (sum, v) in sum.iter_mut().zip(v) {
-                        *sum = s.fma(w, v, *sum);
+                        *sum = T::fma(s, w, v, *sum);
                     }
                 }
             }

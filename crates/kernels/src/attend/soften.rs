@@ -39,6 +39,8 @@ pub(super) struct Soften<'a> {
     /// Biases, or null.
     pub adds: *const f32,
     pub weights: *mut f32,
+    /// Weights are left as bfloat16, PAGE of them where a row's floats begin.
+    pub short: bool,
     /// What the accumulator must be scaled by before these keys are added.
     pub factors: *mut f32,
     /// Sums of weights by lane.
@@ -100,7 +102,12 @@ impl Task for Soften<'_> {
                         let at = self.weights.add(r * PAGE + lane);
                         let weight = math::exp2(s, s.sub(s.load(at), high));
                         sum = s.add(sum, weight);
-                        s.store(at, weight);
+                        if self.short {
+                            // Lies before what is still to be read.
+                            s.store_bf16(self.weights.add(r * PAGE).cast::<u16>().add(lane), weight);
+                        } else {
+                            s.store(at, weight);
+                        }
                     }
                     let sums = self.sums.add(r * S::LANES);
                     s.store(sums, s.fma(s.load(sums), s.splat(*self.factors.add(r)), sum));

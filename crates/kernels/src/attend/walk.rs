@@ -1,6 +1,6 @@
 //! One tile of query rows walks its keys, stretch by stretch.
 use super::block::Block;
-use super::inner::{Bf16, Element, F16};
+use super::inner::{Element, F16, Pair, Round};
 use super::look::Look;
 use super::soften::exp2;
 use super::{Item, Job, STRETCH, Shared};
@@ -18,6 +18,7 @@ pub(super) struct Scratch {
     floats: Vec<f32>,
     scores: Vec<f32>,
     wide: Vec<f32>,
+    pairs: Vec<Pair>,
     look: Look,
 }
 
@@ -82,7 +83,7 @@ impl Task for Walk<'_> {
         match self.job.kv.dtype() {
             KvDtype::F32 => self.walk::<S, f32>(s),
             KvDtype::F16 => self.walk::<S, F16>(s),
-            KvDtype::Bf16 => self.walk::<S, Bf16>(s),
+            KvDtype::Bf16 => self.walk::<S, Pair>(s),
         }
     }
 }
@@ -104,11 +105,17 @@ impl Walk<'_> {
         };
         let mut state = State { acc: take(width), max: take(1), sum: take(1) };
         let mut total = State { acc: take(width), max: take(1), sum: take(1) };
-        let q = take(dim);
-        for (query, q) in job.sight.queries[item.queries.clone()].iter().zip(q.chunks_exact_mut(item.heads.len() * dim))
-        {
+        let q = take(dim / T::UNIT);
+        let some = item.heads.len() * dim;
+        for (query, q) in job.sight.queries[item.queries.clone()].iter().zip(q.chunks_exact_mut(some / T::UNIT)) {
             let at = (query.row as usize * job.heads.heads + job.first_head(item)) * dim;
-            q.copy_from_slice(&job.q[at..at + q.len()]);
+            let from = &job.q[at..at + some];
+            if T::UNIT == 1 {
+                q.copy_from_slice(from);
+            } else {
+                // SAFETY: two to a float fit.
+                s.call(Round { from: from.as_ptr(), to: q.as_mut_ptr().cast(), n: some });
+            }
         }
         let mut block = Block::<T> {
             job: &job,
@@ -122,6 +129,7 @@ impl Walk<'_> {
             sums: take(S::LANES),
             scores: &mut scratch.scores,
             wide: &mut scratch.wide,
+            pairs: &mut scratch.pairs,
             element: std::marker::PhantomData,
         };
         total.clear();

@@ -32,7 +32,7 @@ impl KvStore {
     pub(crate) fn element(&mut self, layer: usize, head: usize, slot: u32, value: bool, e: usize) -> f64 {
         let (page, lane) = (slot as usize / PAGE, slot as usize % PAGE);
         assert!((slot as usize) < self.slots() && head < self.kv_heads(layer) && e < self.dim());
-        let at = if value { PAGE * self.dim() + lane * self.width() + e } else { e * PAGE + lane };
+        let at = if value { self.value_at(lane, e) } else { self.key_at(lane, e) };
         // SAFETY: inside the page of an existing slot; `&mut self` excludes writers.
         unsafe {
             match self.dtype() {

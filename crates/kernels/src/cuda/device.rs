@@ -88,7 +88,7 @@ pub enum DeviceError {
 }
 
 macro_rules! calls {
-    ($($(#[$doc:meta])* $name:ident($args:ident): $($entry:ident),*;)*) => {
+    ($($(#[$doc:meta])* $name:ident($args:ident): $($entry:ident),* $(,)?;)*) => {
         /// A kernel with its arguments.
         #[derive(Clone, Copy, Debug, PartialEq)]
         #[expect(clippy::large_enum_variant, reason = "a plan is a few hundred of them")]
@@ -109,11 +109,18 @@ calls! {
     /// A norm of its own.
     Norm(NormArgs): NormRows;
     /// A product.
-    Product(ProductArgs): Product16, Product32, Product64, Line16, Line32, Line64;
+    Product(ProductArgs): Product16, Product32, Product64, Line16, Line32, Line64, Experts16, Experts64, ExpertLines16,
+        ExpertLines64, Epilogue;
+    /// A product by the library, if the device has one.
+    Matmul(MatmulArgs):;
+    /// The choice of experts.
+    Route(RouteArgs): Route;
     /// Rotation, keys and values to their slots.
     Rope(RopeArgs): Rope;
     /// Attention.
     Attend(AttendArgs): Attend64, Attend128, Attend256;
+    /// Attention weights that are read.
+    Mass(MassArgs): Mass;
     /// Residual streams that are read.
     Gather(GatherArgs): Gather;
     /// Reductions of logits.
@@ -124,7 +131,7 @@ calls! {
     Accept(AcceptArgs): Accept;
 }
 
-/// An entry of `kernels/`.
+/// An entry of `kernels/`, or the library's product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "named as in kernels/")]
 pub enum Entry {
@@ -136,10 +143,18 @@ pub enum Entry {
     Line16,
     Line32,
     Line64,
+    Experts16,
+    Experts64,
+    ExpertLines16,
+    ExpertLines64,
+    Epilogue,
+    Matmul,
+    Route,
     Rope,
     Attend64,
     Attend128,
     Attend256,
+    Mass,
     Gather,
     Peak,
     Pick,
@@ -157,10 +172,18 @@ const fn entry_name(entry: Entry) -> &'static str {
         Entry::Line16 => "line16",
         Entry::Line32 => "line32",
         Entry::Line64 => "line64",
+        Entry::Experts16 => "experts16",
+        Entry::Experts64 => "experts64",
+        Entry::ExpertLines16 => "expert_lines16",
+        Entry::ExpertLines64 => "expert_lines64",
+        Entry::Epilogue => "epilogue",
+        Entry::Matmul => "matmul",
+        Entry::Route => "route",
         Entry::Rope => "rope",
         Entry::Attend64 => "attend64",
         Entry::Attend128 => "attend128",
         Entry::Attend256 => "attend256",
+        Entry::Mass => "mass",
         Entry::Gather => "gather",
         Entry::Peak => "peak",
         Entry::Pick => "pick",
@@ -175,7 +198,7 @@ impl Entry {
     }
     /// Threads of a block.
     pub fn threads(self) -> u32 {
-        if self == Entry::Verify { 32 } else { 256 }
+        if matches!(self, Entry::Verify | Entry::Route) { 32 } else { 256 }
     }
 }
 
@@ -189,6 +212,9 @@ pub struct Launch {
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
 }
+
+/// Memory that outlives the device that made it: freed with its last holder.
+pub type Kept = std::sync::Arc<dyn std::any::Any + Send + Sync>;
 
 /// What runs kernels. Calls are in order: a read sees what was launched before it.
 ///
@@ -206,6 +232,13 @@ pub trait Device: Send {
     fn alloc(&mut self, bytes: usize) -> Result<Buffer, DeviceError>;
     /// Give memory back. Captured plans that use it must be forgotten first.
     fn free(&mut self, buffer: Buffer);
+    /// Hand memory over to those who hold the result, on any device of the same card.
+    fn keep(&mut self, buffers: Vec<Buffer>) -> Kept;
+    /// Whether [`Call::Matmul`] can be launched: the library's name and version, or why not.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn library(&mut self) -> Result<String, DeviceError>;
     /// Copy to the device. The bytes may be changed when this returns.
     ///
     /// # Errors
@@ -221,7 +254,7 @@ pub trait Device: Send {
     /// # Errors
     /// [`DeviceError::Driver`].
     fn launch(&mut self, launches: &[Launch]) -> Result<(), DeviceError>;
-    /// The same as one captured graph, made at the first call with this key. Must give the same bits as
+    /// The same as one captured graph, made at one of the first calls with this key. Must give the same bits as
     /// [`Device::launch`].
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! A device of the NVIDIA driver.
-use super::library::{Driver, Handle};
-use super::{Buffer, Device, DeviceError, ENTRIES, Entry, Launch, source};
-use std::collections::HashMap;
+use super::library::{CublasLt, Driver, Handle};
+use super::matmul::{Matmul, WORKSPACE};
+use super::{Buffer, Call, Device, DeviceError, ENTRIES, Entry, Kept, Launch, source};
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, c_int};
+use std::sync::Arc;
 
 /// Attributes of a device, as the driver numbers them.
 const MAJOR: c_int = 75;
@@ -45,6 +47,14 @@ pub fn cards() -> Result<(i32, Vec<Card>), DeviceError> {
     (0..count).map(|i| card(driver, i)).collect::<Result<Vec<_>, _>>().map(|cards| (version, cards))
 }
 
+/// The library of large products on this machine: which, or what is missing.
+///
+/// # Errors
+/// [`DeviceError::Missing`].
+pub fn library_version() -> Result<String, DeviceError> {
+    Ok(Matmul::open(CublasLt::get()?)?.version())
+}
+
 fn card(driver: &Driver, ordinal: i32) -> Result<Card, DeviceError> {
     let (mut device, mut memory, mut name) = (0, 0usize, [0u8; 128]);
     let [mut major, mut minor, mut processors] = [0; 3];
@@ -72,7 +82,11 @@ pub struct Gpu {
     modules: Vec<Handle>,
     functions: HashMap<Entry, Handle>,
     graphs: HashMap<u64, Handle>,
+    /// Plans that ran once, launch by launch: what is loaded or chosen at a first launch is, before a capture.
+    warm: HashSet<u64>,
     memory: Vec<u64>,
+    /// With its workspace.
+    matmul: Option<(Matmul, u64)>,
 }
 // SAFETY: handles of the driver may be used from any thread that has made the context current, which every call does; one
 // thread at a time, as calls take `&mut self`.
@@ -116,7 +130,9 @@ impl Gpu {
             modules: Vec::new(),
             functions: HashMap::new(),
             graphs: HashMap::new(),
+            warm: HashSet::new(),
             memory: Vec::new(),
+            matmul: None,
         };
         gpu.bind()?;
         // SAFETY: writes one handle.
@@ -163,8 +179,15 @@ impl Gpu {
         Ok(())
     }
 
-    fn enqueue(&self, launches: &[Launch]) -> Result<(), DeviceError> {
+    fn enqueue(&mut self, launches: &[Launch]) -> Result<(), DeviceError> {
         for launch in launches {
+            if let Call::Matmul(args) = &launch.call {
+                self.library()?;
+                let stream = self.stream;
+                let Some((matmul, workspace)) = &mut self.matmul else { continue };
+                matmul.run(args, *workspace, stream)?;
+                continue;
+            }
             let [x, y, z] = launch.grid;
             let mut args = [launch.call.pointer().cast_mut()];
             // SAFETY: one argument, of the struct that the entry takes (tests compare the sizes); read before this returns.
@@ -178,7 +201,7 @@ impl Gpu {
         Ok(())
     }
 
-    fn capture(&self, launches: &[Launch]) -> Result<Handle, DeviceError> {
+    fn capture(&mut self, launches: &[Launch]) -> Result<Handle, DeviceError> {
         let driver = self.driver;
         let (mut graph, mut exec) = (std::ptr::null_mut(), std::ptr::null_mut());
         // SAFETY: our stream; nothing but launches is captured, so that no memory is held by the graph.
@@ -186,9 +209,12 @@ impl Gpu {
             driver.check("cuStreamBeginCapture", (driver.begin)(self.stream, THREAD_LOCAL))?;
             let enqueued = self.enqueue(launches);
             let ended = driver.check("cuStreamEndCapture", (driver.end)(self.stream, &raw mut graph));
-            enqueued.and(ended)?;
-            let made = driver.check("cuGraphInstantiate", (driver.instantiate)(&raw mut exec, graph, 0));
-            (driver.end_graph)(graph);
+            let made = enqueued
+                .and(ended)
+                .and_then(|()| driver.check("cuGraphInstantiate", (driver.instantiate)(&raw mut exec, graph, 0)));
+            if !graph.is_null() {
+                (driver.end_graph)(graph);
+            }
             made?;
         }
         Ok(exec)
@@ -240,6 +266,25 @@ impl Device for Gpu {
         unsafe { (self.driver.free)(address) };
     }
 
+    fn keep(&mut self, buffers: Vec<Buffer>) -> Kept {
+        let addresses: Vec<u64> = buffers.iter().map(|buffer| buffer.address().0).collect();
+        self.memory.retain(|address| !addresses.contains(address));
+        let mut context = std::ptr::null_mut();
+        // SAFETY: writes the handle of the context that is already held: the memory lives in it.
+        unsafe { (self.driver.retain)(&raw mut context, self.device) };
+        Arc::new(Memory { driver: self.driver, device: self.device, context, addresses })
+    }
+
+    fn library(&mut self) -> Result<String, DeviceError> {
+        if self.matmul.is_none() {
+            self.bind()?;
+            let matmul = Matmul::open(CublasLt::get()?)?;
+            let workspace = self.alloc(WORKSPACE)?.address().0;
+            self.matmul = Some((matmul, workspace));
+        }
+        Ok(self.matmul.as_ref().map_or_else(String::new, |m| m.0.version()))
+    }
+
     fn write(&mut self, to: &Buffer, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         let to = to.range(at, bytes.len())?;
         if bytes.is_empty() {
@@ -271,6 +316,7 @@ impl Device for Gpu {
         self.bind()?;
         let exec = match self.graphs.get(&key) {
             Some(&exec) => exec,
+            None if self.warm.insert(key) => return self.enqueue(launches),
             None => {
                 let exec = self.capture(launches)?;
                 self.graphs.insert(key, exec);
@@ -283,6 +329,7 @@ impl Device for Gpu {
 
     fn forget(&mut self) {
         let _ = self.bind().and_then(|()| self.wait());
+        self.warm.clear();
         for (_, exec) in self.graphs.drain() {
             // SAFETY: ours, and nothing runs any more.
             unsafe { (self.driver.end_exec)(exec) };
@@ -290,9 +337,34 @@ impl Device for Gpu {
     }
 }
 
+/// Memory that outlives its device.
+struct Memory {
+    driver: &'static Driver,
+    device: c_int,
+    context: Handle,
+    addresses: Vec<u64>,
+}
+// SAFETY: a handle and addresses that are used once, when the last holder is gone.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: ours; who held this waited for its launches; the context is held until here.
+        unsafe {
+            (self.driver.set_current)(self.context);
+            for &address in &self.addresses {
+                (self.driver.free)(address);
+            }
+            (self.driver.release)(self.device);
+        }
+    }
+}
+
 impl Drop for Gpu {
     fn drop(&mut self) {
         self.forget();
+        self.matmul = None;
         // SAFETY: everything is ours, and nothing runs any more.
         unsafe {
             for address in self.memory.drain(..) {

@@ -1,12 +1,14 @@
 //! A device without a GPU: the kernels, compiled by the C++ compiler, their threads as fibers (`kernels/host.h`). For
 //! tests: one thread, thousands of times slower than a GPU.
-use super::{Buffer, Device, DeviceError, ENTRIES, Entry, Launch};
+use super::library::{CublasLt, Library};
+use super::matmul::Matmul;
+use super::{Buffer, Call, Device, DeviceError, ENTRIES, Entry, Kept, Launch};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 type Run = unsafe extern "C" fn(*const c_void, u32, u32, u32);
 
@@ -14,6 +16,8 @@ type Run = unsafe extern "C" fn(*const c_void, u32, u32, u32);
 struct Kernels {
     run: HashMap<Entry, Run>,
     sizes: HashMap<Entry, usize>,
+    /// What host.cpp has in place of cuBLASLt.
+    matmul: CublasLt,
 }
 
 /// The emulated blocks and fibers are globals: one launch at a time in a process.
@@ -27,8 +31,15 @@ pub struct Emulator {
     pub launches: usize,
     /// Launches that came from a captured plan.
     pub replayed: usize,
+    /// Products by the stand-in for the library.
+    pub products: usize,
+    /// Whether there is a stand-in for cuBLASLt.
+    pub has_library: bool,
     graphs: HashMap<u64, Vec<Launch>>,
+    matmul: Option<Matmul>,
 }
+// SAFETY: handles of the stand-in, which knows no threads; one thread at a time, as calls take `&mut self`.
+unsafe impl Send for Emulator {}
 
 impl Emulator {
     /// Compile the kernels (once a process) and begin. `None`, with a word on stderr, where there is no C++ compiler.
@@ -50,7 +61,10 @@ impl Emulator {
             memory: HashMap::new(),
             launches: 0,
             replayed: 0,
+            products: 0,
+            has_library: true,
             graphs: HashMap::new(),
+            matmul: None,
         })
     }
 
@@ -146,7 +160,8 @@ fn load(path: &Path) -> Kernels {
             sizes.insert(*entry, size() as usize);
         }
     }
-    Kernels { run, sizes }
+    let matmul = CublasLt::of(Library(library)).unwrap_or_else(|e| panic!("{e}"));
+    Kernels { run, sizes, matmul }
 }
 
 impl Device for Emulator {
@@ -172,6 +187,21 @@ impl Device for Emulator {
             unsafe { dealloc(buffer.address().0 as *mut u8, layout) }
         }
     }
+    fn keep(&mut self, buffers: Vec<Buffer>) -> Kept {
+        let taken = |b: &Buffer| self.memory.remove(&b.address().0).map(|layout| (b.address().0, layout));
+        Arc::new(Memory(buffers.iter().filter_map(taken).collect()))
+    }
+    fn library(&mut self) -> Result<String, DeviceError> {
+        if !self.has_library {
+            let (expected, hint) = ("a stand-in for cuBLASLt", "none is wanted here");
+            return Err(DeviceError::Missing { expected, found: "none".into(), hint });
+        }
+        let matmul = match self.matmul.take() {
+            Some(matmul) => matmul,
+            None => Matmul::open(&self.kernels.matmul)?,
+        };
+        Ok(self.matmul.insert(matmul).version())
+    }
     fn write(&mut self, to: &Buffer, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
         let to = to.range(at, bytes.len())?;
         // SAFETY: inside the buffer, which is alive: only `free`, which takes it, ends it.
@@ -188,6 +218,14 @@ impl Device for Emulator {
         let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for launch in launches {
             self.launches += 1;
+            if let Call::Matmul(args) = &launch.call {
+                self.library()?;
+                self.products += 1;
+                if let Some(matmul) = &mut self.matmul {
+                    matmul.run(args, 0, std::ptr::null_mut())?;
+                }
+                continue;
+            }
             let [x, y, z] = launch.grid;
             // SAFETY: the arguments are those of the entry (`Call` ties them); that they fit their buffers is what tests
             // are to find out.
@@ -203,6 +241,17 @@ impl Device for Emulator {
     }
     fn forget(&mut self) {
         self.graphs.clear();
+    }
+}
+
+/// Memory that outlives its device.
+struct Memory(Vec<(u64, Layout)>);
+impl Drop for Memory {
+    fn drop(&mut self) {
+        for (address, layout) in self.0.drain(..) {
+            // SAFETY: allocated with this layout.
+            unsafe { dealloc(address as *mut u8, layout) }
+        }
     }
 }
 

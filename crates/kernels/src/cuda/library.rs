@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 /// What there is of a library.
-pub(super) struct Library(*mut c_void);
+pub(super) struct Library(pub(super) *mut c_void);
 // SAFETY: a handle that is only read.
 unsafe impl Send for Library {}
 // SAFETY: as above.
@@ -56,7 +56,11 @@ macro_rules! functions {
             }
             fn open() -> Result<Self, DeviceError> {
                 let missing = |found: String| DeviceError::Missing { expected: $what, found, hint: $hint };
-                let library = Library::open(&$names).map_err(missing)?;
+                Self::of(Library::open(&$names).map_err(missing)?)
+            }
+            /// The functions of a library that is open.
+            pub fn of(library: Library) -> Result<Self, DeviceError> {
+                let missing = |found: String| DeviceError::Missing { expected: $what, found, hint: $hint };
                 let symbol = |name: &'static str| library.symbol(name).ok_or_else(|| missing(format!("one without {name}")));
                 // SAFETY: the types are those of the CUDA documentation for these names.
                 unsafe {
@@ -139,16 +143,55 @@ functions! {
     destroy = "nvrtcDestroyProgram"(*mut Handle);
 }
 
-/// In the folder of `OMNIDECODE_CUDA_LIBRARIES` first, whose built-ins must be there when the compiler looks for them.
+functions! {
+    /// Products of large matrices.
+    CublasLt, "NVIDIA's cuBLASLt (libcublasLt.so.13 or .12)",
+    "pip install nvidia-cublas and name its folder in OMNIDECODE_CUDA_LIBRARIES; until then the own products run",
+    in_folder(["libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"]);
+    create = "cublasLtCreate"(*mut Handle);
+    destroy = "cublasLtDestroy"(Handle);
+    property = "cublasLtGetProperty"(c_int, *mut c_int);
+    desc = "cublasLtMatmulDescCreate"(*mut Handle, c_int, c_int);
+    set_desc = "cublasLtMatmulDescSetAttribute"(Handle, c_int, *const c_void, usize);
+    end_desc = "cublasLtMatmulDescDestroy"(Handle);
+    layout = "cublasLtMatrixLayoutCreate"(*mut Handle, c_int, u64, u64, i64);
+    end_layout = "cublasLtMatrixLayoutDestroy"(Handle);
+    preference = "cublasLtMatmulPreferenceCreate"(*mut Handle);
+    set_preference = "cublasLtMatmulPreferenceSetAttribute"(Handle, c_int, *const c_void, usize);
+    end_preference = "cublasLtMatmulPreferenceDestroy"(Handle);
+    heuristic = "cublasLtMatmulAlgoGetHeuristic"(Handle, Handle, Handle, Handle, Handle, Handle, Handle, c_int, *mut Algorithm, *mut c_int);
+    matmul = "cublasLtMatmul"(Handle, Handle, *const f32, u64, Handle, u64, Handle, *const f32, u64, Handle, u64, Handle, *const [u64; 8], u64, usize, Handle);
+}
+
+/// What cuBLASLt proposes for a product.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Algorithm {
+    pub algorithm: [u64; 8],
+    pub workspace: usize,
+    pub state: c_int,
+    pub waves: f32,
+    pub reserved: [c_int; 4],
+}
+
+/// The folder where NVIDIA's libraries lie, if they are not where the loader looks.
+const LIBRARIES: &str = "OMNIDECODE_CUDA_LIBRARIES";
+
+/// These names in that folder, then where the loader looks.
+fn in_folder(names: [&str; 3]) -> Vec<String> {
+    let folder = std::env::var(LIBRARIES).ok();
+    let there = folder.iter().flat_map(|folder| names.map(|name| format!("{folder}/{name}")));
+    there.chain(names.map(String::from)).collect()
+}
+
+/// NVRTC, whose built-ins must be open when the compiler looks for them.
 fn nvrtc_names() -> Vec<String> {
-    let names = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"].map(String::from);
-    let Ok(folder) = std::env::var("OMNIDECODE_CUDA_LIBRARIES") else { return names.to_vec() };
-    if let Ok(entries) = std::fs::read_dir(&folder) {
+    if let Some(entries) = std::env::var(LIBRARIES).ok().and_then(|folder| std::fs::read_dir(folder).ok()) {
         for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so")) {
             if let Ok(Library(handle)) = Library::open(&[entry.path().to_string_lossy().into_owned()]) {
                 let _stays_open = handle;
             }
         }
     }
-    names.iter().map(|name| format!("{folder}/{name}")).chain(names.iter().cloned()).collect()
+    in_folder(["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"])
 }

@@ -10,9 +10,10 @@ mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulate;
 mod library;
+mod matmul;
 pub mod pack;
 mod source;
 
-pub use device::{Address, Buffer, Call, Device, DeviceError, ENTRIES, Entry, Launch};
-pub use driver::{Card, Gpu, cards};
+pub use device::{Address, Buffer, Call, Device, DeviceError, ENTRIES, Entry, Kept, Launch};
+pub use driver::{Card, Gpu, cards, library_version};
 pub use source::built_for;

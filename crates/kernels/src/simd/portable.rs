@@ -52,11 +52,6 @@ impl Simd for Portable {
         unsafe { p.cast::<[u16; 8]>().read_unaligned() }.map(widen_f16)
     }
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const u16) -> V {
-        // SAFETY: the caller's duty.
-        unsafe { p.cast::<[u16; 8]>().read_unaligned() }.map(|h| f32::from_bits(u32::from(h) << 16))
-    }
-    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         map2(a, b, |a, b| a + b)
     }
@@ -80,6 +75,18 @@ impl Simd for Portable {
         } else {
             std::array::from_fn(|i| a[i] * b[i] + c[i])
         }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: V, b: V, c: V) -> V {
+        let first = |v: V| v.map(|x| f32::from_bits(x.to_bits() << 16));
+        let second = |v: V| v.map(|x| f32::from_bits(x.to_bits() & 0xFFFF_0000));
+        self.fma(second(a), second(b), self.fma(first(a), first(b), c))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: V) {
+        let short = v.map(|x| (x.to_bits().wrapping_add(0x7FFF + (x.to_bits() >> 16 & 1)) >> 16) as u16);
+        // SAFETY: the caller's duty.
+        unsafe { p.cast::<[u16; 8]>().write_unaligned(short) }
     }
     #[inline(always)]
     fn max(self, a: V, b: V) -> V {

@@ -9,9 +9,9 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
-/// Sixteen lanes with AVX-512 F, BW, DQ and VL.
+/// Sixteen lanes with AVX-512 F, BW, DQ and VL, and with BF16 if so.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BF16: bool>(());
 
 /// Run a kernel with AVX2.
 ///
@@ -30,7 +30,17 @@ pub(crate) unsafe fn avx2<T: Task>(task: T) -> T::Out {
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(crate) unsafe fn avx512<T: Task>(task: T) -> T::Out {
-    task.run(Avx512(()))
+    task.run(Avx512::<false>(()))
+}
+
+/// Run a kernel with AVX-512 and its bfloat16 products.
+///
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ, VL and BF16.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+pub(crate) unsafe fn avx512_bf16<T: Task>(task: T) -> T::Out {
+    task.run(Avx512::<true>(()))
 }
 
 impl Simd for Avx2 {
@@ -59,13 +69,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const u16) -> __m256 {
-        unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        }
-    }
-    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_add_ps(a, b) }
     }
@@ -84,6 +87,28 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
         unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        unsafe {
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let high = _mm256_set1_epi32(0xFFFF_0000_u32 as i32);
+            let first = [_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b)];
+            let second = [_mm256_and_si256(a, high), _mm256_and_si256(b, high)];
+            let c = _mm256_fmadd_ps(_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1]), c);
+            _mm256_fmadd_ps(_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1]), c)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: __m256) {
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let bits = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+            let short = _mm256_srli_epi32::<16>(bits);
+            let packed = _mm_packus_epi32(_mm256_castsi256_si128(short), _mm256_extracti128_si256::<1>(short));
+            _mm_storeu_si128(p.cast(), packed);
+        }
     }
     #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
@@ -144,14 +169,14 @@ impl Simd for Avx2 {
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     const LANES: usize = 16;
     const TILE: usize = 8;
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Out {
-        unsafe { avx512(task) }
+        unsafe { if BF16 { avx512_bf16(task) } else { avx512(task) } }
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -168,13 +193,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u16) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
-        unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
@@ -195,6 +213,35 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe {
+            if BF16 {
+                // Any 64 bytes are a vector of bf16.
+                return _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b));
+            }
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
+            let first = [_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b)];
+            let second = [_mm512_and_si512(a, high), _mm512_and_si512(b, high)];
+            let c = _mm512_fmadd_ps(_mm512_castsi512_ps(first[0]), _mm512_castsi512_ps(first[1]), c);
+            _mm512_fmadd_ps(_mm512_castsi512_ps(second[0]), _mm512_castsi512_ps(second[1]), c)
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: __m512) {
+        unsafe {
+            let short = if BF16 {
+                std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v))
+            } else {
+                let bits = _mm512_castps_si512(v);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let bits = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(bits))
+            };
+            _mm256_storeu_si256(p.cast(), short);
+        }
     }
     #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {

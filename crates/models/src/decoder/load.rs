@@ -20,7 +20,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// The threads of a model that runs beside this one, to be shared.
     pub pool: Option<Arc<Pool>>,
-    /// Number format of keys and values; `None`: f32 for a model in f32, else f16.
+    /// Number format of keys and values; `None`: f32 for a model in f32, else bf16 where the processor multiplies pairs of
+    /// it, else f16.
     pub kv_dtype: Option<KvDtype>,
 }
 
@@ -43,22 +44,8 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::load`], and [`ModelError::UnsupportedConfig`] when the weights are no adapter of this model.
     pub fn load_adapter(weights: &Weights, main: &Decoder, options: &Options) -> Result<Decoder> {
-        let (own, theirs) = (weights.config(), &main.config);
-        let expected = || {
-            let Config { hidden, vocab, layers, .. } = theirs;
-            format!("an adapter for a model of width {hidden}, {vocab} tokens and {} layers", layers.len())
-        };
-        let fits = (own.hidden, own.vocab) == (theirs.hidden, theirs.vocab);
-        match own.exit_layer {
-            Some(exit) if fits && (1..theirs.layers.len()).contains(&exit) => {
-                Self::assemble(weights, options, Some(main))
-            }
-            Some(exit) => {
-                let found = format!("one behind layer {exit}, of width {} and {} tokens", own.hidden, own.vocab);
-                Err(ModelError::unsupported(expected(), found))
-            }
-            None => Err(ModelError::unsupported(expected(), format!("a whole model ({})", own.architecture))),
-        }
+        adapts(weights.config(), &main.config)?;
+        Self::assemble(weights, options, Some(main))
     }
 
     fn assemble(weights: &Weights, options: &Options, main: Option<&Decoder>) -> Result<Decoder> {
@@ -93,7 +80,7 @@ impl Decoder {
             Rope::new(frequencies, factor, layout)
         };
         let float = weights.part(None, Part::Embedding, Field::Weight).is_some_and(|t| t.dtype == Dtype::F32);
-        let own = if float { KvDtype::F32 } else { KvDtype::F16 };
+        let own = if float { KvDtype::F32 } else { KvDtype::short() };
         let kv_dtype = options.kv_dtype.unwrap_or(main.map_or(own, |main| main.kv_dtype));
         let mut decoder = Decoder {
             card: card(&config, weights),
@@ -124,6 +111,21 @@ impl Decoder {
         });
         layers.sum::<usize>() + self.head.bytes()
     }
+}
+
+/// Whether `own` is an adapter of the model `theirs`.
+pub(crate) fn adapts(own: &Config, theirs: &Config) -> Result<()> {
+    let expected = || {
+        let Config { hidden, vocab, layers, .. } = theirs;
+        format!("an adapter for a model of width {hidden}, {vocab} tokens and {} layers", layers.len())
+    };
+    let fits = (own.hidden, own.vocab) == (theirs.hidden, theirs.vocab);
+    let found = match own.exit_layer {
+        Some(exit) if fits && (1..theirs.layers.len()).contains(&exit) => return Ok(()),
+        Some(exit) => format!("one behind layer {exit}, of width {} and {} tokens", own.hidden, own.vocab),
+        None => format!("a whole model ({})", own.architecture),
+    };
+    Err(ModelError::unsupported(expected(), found))
 }
 
 /// The facts of a model, its bytes left to who packs it.

@@ -12,7 +12,7 @@ mod step;
 
 pub use load::Options;
 #[cfg(feature = "cuda")]
-pub(crate) use load::card;
+pub(crate) use load::{adapts, card};
 pub use omnidecode_kernels::kv::KvDtype;
 pub use omnidecode_kernels::pool::default_threads;
 pub use omnidecode_kernels::tier::Tier;

@@ -1,35 +1,51 @@
 //! A step as bytes: what kernels read of it, at places that depend on the arena only.
+use super::masses::Masses;
 use super::memory::{Arena, tile};
 use crate::config::Config;
-use crate::step::{Entry, Step};
-use omnidecode_kernels::cuda::args::{AttendTile, KeyBias, Plain, Row, STRETCH, Stand};
+use crate::step::{ClampAction, Edits, Entry, Step};
+use omnidecode_kernels::cuda::args::{AttendTile, Clamp, KeyBias, Mass, Plain, Row, STRETCH, Stand};
 use std::ops::Range;
 
-/// How much of everything a step has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Needs {
-    pub rows: usize,
-    pub stands: usize,
-    pub spans: usize,
-    pub extras: usize,
-    pub pages: usize,
-    pub mixes: usize,
-    pub vectors: usize,
-    pub taps: usize,
+macro_rules! needs {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// How much of everything a step has.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(super) struct Needs { $($(#[$doc])* pub $name: usize,)* }
+        impl Needs {
+            fn zip(&self, other: &Needs, f: impl Fn(usize, usize) -> usize) -> Self {
+                Needs { $($name: f(self.$name, other.$name),)* }
+            }
+            pub fn contains(&self, other: &Needs) -> bool {
+                true $(&& self.$name >= other.$name)*
+            }
+        }
+    };
+}
+needs! {
+    rows,
+    stands,
+    spans,
+    extras,
+    pages,
+    mixes,
+    vectors,
+    taps,
     /// Of one layer.
-    pub biases: usize,
-    pub asked: usize,
-    pub stretches: usize,
+    biases,
+    /// Of one layer.
+    clamps,
+    /// Rows whose attention weights are read, in all layers.
+    masses,
+    /// Keys of the rows whose attention weights are read.
+    keys,
+    /// Attention weights that are read.
+    weights,
+    /// The same in one layer: every head needs room for them.
+    layer_weights,
+    asked,
+    stretches,
 }
 impl Needs {
-    fn fields(&self) -> [usize; 11] {
-        let Needs { rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches } = *self;
-        [rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches]
-    }
-    fn from(fields: [usize; 11]) -> Self {
-        let [rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches] = fields;
-        Needs { rows, stands, spans, extras, pages, mixes, vectors, taps, biases, asked, stretches }
-    }
     /// What is there from the start: plain decoding of a few requests, small trees.
     pub fn least() -> Self {
         Needs {
@@ -43,20 +59,18 @@ impl Needs {
             ..Needs::default()
         }
     }
-    pub fn contains(&self, other: &Needs) -> bool {
-        self.fields().iter().zip(other.fields()).all(|(have, need)| *have >= need)
-    }
     pub fn joined(&self, other: &Needs) -> Self {
-        let (a, b) = (self.fields(), other.fields());
-        Self::from(std::array::from_fn(|i| a[i].max(b[i])))
+        self.zip(other, usize::max)
     }
     /// Powers of two, so that buffers grow a few times only.
     pub fn rounded(&self) -> Self {
-        Self::from(self.fields().map(|n| if n == 0 { 0 } else { n.next_power_of_two() }))
+        self.zip(self, |n, _| if n == 0 { 0 } else { n.next_power_of_two() })
     }
-    pub fn of(step: &Step, layers: usize) -> Self {
-        let biases =
-            |layer: usize| step.edits.iter().flat_map(|(_, e)| &e.biases).filter(|b| b.layer as usize == layer).count();
+    pub fn of(step: &Step, config: &Config, masses: &Masses) -> Self {
+        let most = |count: &dyn Fn(&Edits, usize) -> usize| {
+            let layer = |layer| step.edits.iter().map(|(_, e)| count(e, layer)).sum();
+            if step.edits.is_empty() { 0 } else { (0..config.layers.len()).map(layer).max().unwrap_or(0) }
+        };
         Needs {
             rows: step.rows.len(),
             stands: 1 + runs(step).len(),
@@ -66,7 +80,12 @@ impl Needs {
             mixes: step.mixes.len(),
             vectors: step.vectors.len(),
             taps: step.taps.len(),
-            biases: if step.edits.is_empty() { 0 } else { (0..layers).map(biases).max().unwrap_or(0) },
+            biases: most(&|e, layer| e.biases.iter().filter(|b| b.layer as usize == layer).count()),
+            clamps: most(&|e, layer| e.clamps.iter().filter(|c| c.layer as usize == layer).count()),
+            masses: step.masses.len(),
+            keys: masses.keys.len(),
+            weights: masses.weights,
+            layer_weights: masses.layer_weights,
             asked: step.asked.len(),
             stretches: stretches(step, 0..step.rows.len()),
         }
@@ -88,7 +107,7 @@ fn stretches(step: &Step, rows: Range<usize>) -> usize {
 pub(super) struct Run {
     pub layers: Range<usize>,
     /// Segments that run; `None`: all.
-    segments: Option<Vec<usize>>,
+    pub segments: Option<Vec<usize>>,
 }
 
 /// A step's layers, cut where its rows change.
@@ -106,6 +125,26 @@ pub(super) fn runs(step: &Step) -> Vec<Run> {
     cuts.windows(2).filter_map(run).collect()
 }
 
+/// A list for each layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lists {
+    counts: usize,
+    items: usize,
+    /// Bytes of the items of a layer.
+    layer: usize,
+}
+impl Lists {
+    /// Items of a layer, and how many.
+    fn at(&self, layer: usize) -> (usize, usize) {
+        (self.items + layer * self.layer, self.counts + layer * 4)
+    }
+    fn put<T: Plain>(&self, layer: usize, items: &[T], staging: &mut [u8]) {
+        let (at, count) = self.at(layer);
+        put(staging, at, items);
+        put(staging, count, &[items.len() as u32]);
+    }
+}
+
 /// Where each part of the inputs begins, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sections {
@@ -119,10 +158,11 @@ pub(super) struct Sections {
     pub extras: usize,
     pub pages: usize,
     pub mixes: usize,
-    /// Counts of biases, one a layer, then the biases of each.
-    bias_counts: usize,
-    biases: usize,
-    bias: usize,
+    biases: Lists,
+    clamps: Lists,
+    /// Rows whose attention weights are read, layer by layer, and their keys.
+    pub masses: usize,
+    pub keys: usize,
     /// Count, then pairs, for each boundary of layers: all boundaries share the room of `taps` pairs.
     pub taps: usize,
     pub vectors: usize,
@@ -145,9 +185,11 @@ impl Sections {
         let extras = take(needs.extras * 8);
         let pages = take(needs.pages * 4);
         let mixes = take(needs.mixes * 8);
-        let bias_counts = take(layers * 4);
-        let bias = needs.biases * size_of::<KeyBias>();
-        let biases = take(bias * layers);
+        let mut lists = |layer: usize| Lists { counts: take(layers * 4), items: take(layer * layers), layer };
+        let biases = lists(needs.biases * size_of::<KeyBias>());
+        let clamps = lists(needs.clamps * size_of::<Clamp>());
+        let masses = take(needs.masses * size_of::<Mass>());
+        let keys = take(needs.keys * 8);
         let taps = take((layers + 1) * 4 + needs.taps * 8);
         let vectors = take(needs.vectors * 4);
         let bytes = at.max(16);
@@ -161,9 +203,10 @@ impl Sections {
             extras,
             pages,
             mixes,
-            bias_counts,
             biases,
-            bias,
+            clamps,
+            masses,
+            keys,
             taps,
             vectors,
             bytes,
@@ -176,7 +219,11 @@ impl Sections {
     }
     /// Biases of a layer, and how many.
     pub fn biases(&self, layer: usize) -> (usize, usize) {
-        (self.biases + layer * self.bias, self.bias_counts + layer * 4)
+        self.biases.at(layer)
+    }
+    /// Clamped neurons of a layer, and how many.
+    pub fn clamps(&self, layer: usize) -> (usize, usize) {
+        self.clamps.at(layer)
     }
     /// Pairs of the taps before `layer`, and how many; `first`: taps of the layers before.
     pub fn taps(&self, layer: usize, layers: usize, first: usize) -> (usize, usize) {
@@ -197,6 +244,8 @@ pub(super) struct Laid {
     pub stands: Vec<usize>,
     /// Taps before each layer.
     pub taps: Vec<usize>,
+    /// Rows whose attention weights are read, of each layer.
+    pub masses: Vec<usize>,
 }
 
 fn put<T: Plain>(staging: &mut [u8], at: usize, values: &[T]) {
@@ -205,7 +254,7 @@ fn put<T: Plain>(staging: &mut [u8], at: usize, values: &[T]) {
 }
 
 /// Lay out a step that fits.
-pub(super) fn lay(step: &Step, config: &Config, arena: &Arena, staging: &mut Vec<u8>) -> Laid {
+pub(super) fn lay(step: &Step, config: &Config, masses: &Masses, arena: &Arena, staging: &mut Vec<u8>) -> Laid {
     let sections = &arena.sections;
     staging.clear();
     staging.resize(sections.vectors + step.vectors.len() * 4, 0);
@@ -242,7 +291,9 @@ pub(super) fn lay(step: &Step, config: &Config, arena: &Arena, staging: &mut Vec
     put(staging, sections.mixes, &words(&mut step.mixes.iter().map(|m| [m.0, m.1.to_bits()])));
     put(staging, sections.pages, &step.pages);
     put(staging, sections.vectors, &step.vectors);
-    biases(step, config, sections, staging);
+    edits(step, config, sections, staging);
+    put(staging, sections.masses, &masses.entries);
+    put(staging, sections.keys, &words(&mut masses.keys.iter().map(|k| [k.place, k.slot])));
     let taps = taps(step, config, sections, staging);
     let all: Vec<usize> = (0..step.segments.len()).collect();
     let tiles = stand(step, config, sections, 0, &all, staging);
@@ -259,7 +310,7 @@ pub(super) fn lay(step: &Step, config: &Config, arena: &Arena, staging: &mut Vec
         laid_runs.push((run.layers, which));
     }
     let stretches = stretches(step, 0..step.rows.len());
-    Laid { rows: step.rows.len(), tiles, stretches, runs: laid_runs, stands, taps }
+    Laid { rows: step.rows.len(), tiles, stretches, runs: laid_runs, stands, taps, masses: masses.counts.clone() }
 }
 
 /// Rows of some segments, as the kernels walk them. Gives the tiles.
@@ -283,26 +334,34 @@ fn stand(step: &Step, config: &Config, sections: &Sections, i: usize, segments: 
     tiles.len()
 }
 
-fn biases(step: &Step, config: &Config, sections: &Sections, staging: &mut [u8]) {
+/// Biases and clamps, layer by layer.
+fn edits(step: &Step, config: &Config, sections: &Sections, staging: &mut [u8]) {
     if step.edits.is_empty() {
         return;
     }
     for layer in 0..config.layers.len() {
-        let mut here = Vec::new();
+        let (mut biases, mut clamps) = (Vec::new(), Vec::new());
         for (segment, edits) in &step.edits {
-            let rows = &step.segments[*segment].rows;
+            let (first, end) = (step.segments[*segment].rows.start as u32, step.segments[*segment].rows.end as u32);
             let own = edits.biases.iter().filter(|b| b.layer as usize == layer);
-            here.extend(own.map(|b| KeyBias {
-                first: rows.start as u32,
-                end: rows.end as u32,
-                head: b.head,
-                place: b.place,
-                add: b.add,
+            biases.extend(own.map(|b| KeyBias { first, end, head: b.head, place: b.place, add: b.add }));
+            let own = edits.clamps.iter().filter(|c| c.layer as usize == layer);
+            clamps.extend(own.map(|c| Clamp {
+                first,
+                end,
+                neuron: c.neuron,
+                from: c.from,
+                action: match c.action {
+                    ClampAction::Set => 0,
+                    ClampAction::Add => 1,
+                    ClampAction::Scale => 2,
+                    ClampAction::Post => 3,
+                },
+                value: c.value,
             }));
         }
-        let (at, count) = sections.biases(layer);
-        put(staging, at, &here);
-        put(staging, count, &[here.len() as u32]);
+        sections.biases.put(layer, &biases, staging);
+        sections.clamps.put(layer, &clamps, staging);
     }
 }
 

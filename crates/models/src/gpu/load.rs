@@ -1,13 +1,13 @@
 //! From weights on disk to a device: each tensor is packed on the host and copied once.
 use super::memory::Arena;
 use super::{GpuDecoder, Options, network_error};
-use crate::config::{Activation, NormKind, NormPlacement, QkNorm, RopeLayout};
-use crate::decoder::card;
+use crate::config::{self, Activation, NormKind, NormPlacement, QkNorm, RopeLayout};
+use crate::decoder::{adapts, card};
 use crate::error::{ModelError, Result};
 use crate::files::{Field, Part, Weights};
-use omnidecode_kernels::cuda::args::{self, Plain};
+use omnidecode_kernels::cuda::args::{self, Plain, TOP};
 use omnidecode_kernels::cuda::pack::{Format, pack};
-use omnidecode_kernels::cuda::{Address, Buffer, Device};
+use omnidecode_kernels::cuda::{Address, Buffer, Device, Kept};
 use omnidecode_kernels::dtype::Dtype;
 use omnidecode_kernels::kv::KvDtype;
 use omnidecode_kernels::rope::{Rope, RopeLayout as Pairing};
@@ -46,15 +46,43 @@ pub(super) struct Linear {
     pub bias: Address,
 }
 
-/// The dense feed-forward part.
+/// The feed-forward part.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Feed {
     pub before: Before,
     pub act: u32,
-    pub gate: Option<Linear>,
+    pub inner: Inner,
+    pub post: Option<Norm>,
+}
+/// What a feed-forward part multiplies with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Inner {
+    Dense { gate: Option<Linear>, up: Linear, down: Linear },
+    Sparse(Experts),
+}
+impl Inner {
+    /// The forms of rows that its first products read.
+    pub fn forms(&self) -> u32 {
+        match self {
+            Inner::Dense { gate, up, .. } => up.format.form() | gate.map_or(0, |g| g.format.form()),
+            Inner::Sparse(experts) => experts.router.format.form() | experts.up.format.form(),
+        }
+    }
+}
+
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Experts {
+    pub router: Linear,
+    pub count: usize,
+    pub per_token: usize,
+    pub normalize: bool,
+    /// Sizes and kind of every gate and up product, and of every down product.
     pub up: Linear,
     pub down: Linear,
-    pub post: Option<Norm>,
+    /// `count` gates, `count` ups; `count` downs.
+    pub lifts: Address,
+    pub downs: Address,
 }
 
 /// A layer.
@@ -87,47 +115,84 @@ pub(super) struct Model {
     pub norm: Option<Norm>,
     pub head: Linear,
     pub angles: Vec<Angles>,
+    /// Bytes of all weights.
     pub bytes: usize,
-    /// Freed with the device.
-    _memory: Vec<Buffer>,
+    /// Bytes that one row reads: of experts, those that it uses; the head, not the embedding.
+    pub row_bytes: usize,
+    pub head_bytes: usize,
+    /// An adapter holds that of its model too.
+    pub memory: Vec<Kept>,
 }
 
 impl GpuDecoder {
     /// Put a model on a device.
     ///
     /// # Errors
-    /// [`ModelError`] when a tensor is missing, the model has parts that the kernels do not serve (experts, adapters, heads
-    /// beyond 256), or the device's memory does not hold it.
-    pub fn load(weights: &Weights, mut device: Box<dyn Device>, options: &Options) -> Result<GpuDecoder> {
+    /// [`ModelError`] when a tensor is missing, the model is an adapter of another or has heads beyond 256, or the device's
+    /// memory does not hold it.
+    pub fn load(weights: &Weights, device: Box<dyn Device>, options: &Options) -> Result<GpuDecoder> {
+        if let Some(layer) = weights.config().exit_layer {
+            let found = format!("an adapter behind layer {layer} of another model");
+            return Err(ModelError::unsupported("a model with an embedding and a head of its own", found));
+        }
+        Self::assemble(weights, None, device, options)
+    }
+
+    /// Put an adapter of `main` on a device of the same card: layers behind a norm, on the states that leave a layer of `main`,
+    /// with its embedding and head, which are not copied.
+    ///
+    /// # Errors
+    /// As [`GpuDecoder::load`], and [`ModelError::UnsupportedConfig`] when the weights are no adapter of this model.
+    pub fn load_adapter(
+        weights: &Weights,
+        main: &GpuDecoder,
+        device: Box<dyn Device>,
+        options: &Options,
+    ) -> Result<GpuDecoder> {
+        adapts(weights.config(), &main.config)?;
+        Self::assemble(weights, Some(main), device, options)
+    }
+
+    fn assemble(
+        weights: &Weights,
+        main: Option<&GpuDecoder>,
+        mut device: Box<dyn Device>,
+        options: &Options,
+    ) -> Result<GpuDecoder> {
         weights.check()?;
-        let config = weights.config().clone();
+        let mut config = weights.config().clone();
+        if let Some(main) = main {
+            // The head is the other model's, and so is what follows it.
+            (config.logit_scale, config.final_softcap) = (main.config.logit_scale, main.config.final_softcap);
+        }
         let refuse =
             |expected: &str, found: String| Err(ModelError::unsupported(format!("{expected} on a GPU"), found));
-        if let Some(layer) = config.exit_layer {
-            return refuse("a whole model", format!("an adapter behind layer {layer} of another model"));
-        }
-        if config.layers.iter().any(|l| l.sparse) {
-            return refuse("dense layers", "a mixture of experts".into());
-        }
         if config.head_dim > WIDEST || !config.head_dim.is_multiple_of(8) {
             return refuse("heads of up to 256, a multiple of 8", format!("heads of {}", config.head_dim));
         }
-        let mut source = Source { weights, device: &mut *device, memory: Vec::new(), bytes: 0 };
-        let model = source.model()?;
+        if let Some(experts) = config.experts.filter(|e| e.per_token > TOP) {
+            return refuse("up to 64 experts for a row", format!("{}", experts.per_token));
+        }
+        let mut source = Source { weights, device: &mut *device, memory: Vec::new(), bytes: 0, idle: 0 };
+        let model = source.model(main.map(|main| &main.model))?;
         let float = weights.part(None, Part::Embedding, Field::Weight).is_some_and(|t| t.dtype == Dtype::F32);
-        let kv_dtype = options.kv_dtype.unwrap_or(if float { KvDtype::F32 } else { KvDtype::F16 });
-        let arena = Arena::new(&mut *device, &config).map_err(device_error)?;
+        let own = main.map_or(if float { KvDtype::F32 } else { KvDtype::F16 }, |main| main.kv_dtype);
+        let library = !options.row_invariant && device.library().is_ok();
+        let arena = Arena::new(&mut *device, &config, library).map_err(device_error)?;
+        // Everything is there before another stream reads it.
+        device.read(&arena.inputs, 0, &mut []).map_err(device_error)?;
         let mut card = card(&config, weights);
-        card.bytes = model.bytes as u64;
+        card.bytes = model.row_bytes as u64;
         Ok(GpuDecoder {
+            device,
             config,
             card,
             model,
-            device,
             arena,
             store: None,
-            kv_dtype,
+            kv_dtype: options.kv_dtype.unwrap_or(own),
             graphs: options.graphs,
+            library,
             plans: HashMap::new(),
             failed: None,
             staging: Vec::new(),
@@ -145,6 +210,8 @@ struct Source<'a> {
     device: &'a mut dyn Device,
     memory: Vec<Buffer>,
     bytes: usize,
+    /// Bytes of experts that a row leaves alone.
+    idle: usize,
 }
 impl Source<'_> {
     fn put(&mut self, bytes: &[u8]) -> Result<Address> {
@@ -164,14 +231,24 @@ impl Source<'_> {
     }
 
     fn linear(&mut self, layer: Option<usize>, part: Part, bias: bool) -> Result<Linear> {
+        self.linear_as(layer, part, bias, false)
+    }
+    /// `float`: as f32 numbers, whatever it is on disk.
+    fn linear_as(&mut self, layer: Option<usize>, part: Part, bias: bool, float: bool) -> Result<Linear> {
         let tensor = self.weights.need(layer, part, Field::Weight)?;
-        let packed =
-            pack(tensor.dtype, &tensor.bytes, tensor.rows(), tensor.columns()).map_err(|e| ModelError::Malformed {
-                format: "weights",
-                at: tensor.name.to_string(),
-                expected: "a matrix that the kernels can pack".into(),
-                found: e.to_string(),
-            })?;
+        let (rows, columns) = (tensor.rows(), tensor.columns());
+        let packed = if float && tensor.dtype.is_quantized() {
+            pack(Dtype::F32, f32::bytes(&tensor.to_f32()?), rows, columns)
+        } else {
+            pack(tensor.dtype, &tensor.bytes, rows, columns)
+        };
+        self.weights.forget(&tensor); // or the file would stay in memory beside its packed form
+        let packed = packed.map_err(|e| ModelError::Malformed {
+            format: "weights",
+            at: tensor.name.to_string(),
+            expected: "a matrix that the kernels can pack".into(),
+            found: e.to_string(),
+        })?;
         self.bytes += packed.bytes();
         let weights = args::Weights {
             codes: self.put(&packed.codes)?,
@@ -209,10 +286,22 @@ impl Source<'_> {
         Ok(if norm.layer_norm || norm.bias != Address(0) { Before::Apart(norm) } else { Before::Rides(norm) })
     }
 
-    fn model(&mut self) -> Result<Model> {
+    /// `main`: the model whose embedding and head an adapter uses.
+    fn model(&mut self, main: Option<&Model>) -> Result<Model> {
         let config = self.weights.config().clone();
-        let embedding = self.linear(None, Part::Embedding, false)?;
-        let head = if config.tied { embedding } else { self.linear(None, Part::Output, false)? };
+        let (embedding, head, head_bytes) = match main {
+            Some(main) => (main.embedding, main.head, main.head_bytes),
+            None => {
+                let embedding = self.linear(None, Part::Embedding, false)?;
+                let first = self.bytes;
+                if config.tied {
+                    (embedding, embedding, first)
+                } else {
+                    self.idle += first;
+                    (embedding, self.linear(None, Part::Output, false)?, self.bytes - first)
+                }
+            }
+        };
         let learned = match config.learned_positions {
             Some(count) => Some((self.vector(None, Part::Position, Field::Weight)?.0, count)),
             None => None,
@@ -227,8 +316,11 @@ impl Source<'_> {
         }
         let layers = (0..config.layers.len()).map(|l| self.layer(l)).collect::<Result<Vec<_>>>()?;
         let norm = Some(self.norm(None, Part::OutputNorm)?);
-        let memory = std::mem::take(&mut self.memory);
-        Ok(Model { embedding, learned, layers, norm, head, angles, bytes: self.bytes, _memory: memory })
+        let mut memory = vec![self.device.keep(std::mem::take(&mut self.memory))];
+        memory.extend(main.iter().flat_map(|main| main.memory.clone()));
+        let bytes = self.bytes;
+        let row_bytes = bytes - self.idle + main.map_or(0, |main| main.head_bytes);
+        Ok(Model { embedding, learned, layers, norm, head, angles, bytes, row_bytes, head_bytes, memory })
     }
 
     fn layer(&mut self, index: usize) -> Result<Layer> {
@@ -245,7 +337,8 @@ impl Source<'_> {
             self.linear(at, Part::K, config.qkv_bias)?,
             self.linear(at, Part::V, config.qkv_bias)?,
         ];
-        let feed = if config.intermediate == 0 { None } else { Some(self.feed(index, post)?) };
+        let none = config.intermediate == 0 && !own.sparse;
+        let feed = if none { None } else { Some(self.feed(index, post)?) };
         Ok(Layer {
             before: self.before(index, Part::AttnNorm)?,
             qkv,
@@ -263,14 +356,6 @@ impl Source<'_> {
     fn feed(&mut self, index: usize, post: impl Fn(&mut Self, Part) -> Result<Option<Norm>>) -> Result<Feed> {
         let config = self.weights.config().clone();
         let at = Some(index);
-        let gate = if config.gated { Some(self.linear(at, Part::Gate, config.mlp_bias)?) } else { None };
-        let up = self.linear(at, Part::Up, config.mlp_bias)?;
-        if let Some(gate) = &gate
-            && gate.format.is_quantized() != up.format.is_quantized()
-        {
-            let found = format!("{:?} and {:?} in layer {index}", gate.format, up.format);
-            return Err(ModelError::unsupported("gate and up products that are both quantized or both not", found));
-        }
         Ok(Feed {
             before: self.before(index, Part::FfnNorm)?,
             act: match config.activation {
@@ -280,10 +365,57 @@ impl Source<'_> {
                 Activation::Relu => 3,
                 Activation::ReluSquared => 4,
             },
-            gate,
-            up,
-            down: self.linear(at, Part::Down, config.mlp_bias)?,
+            inner: match config.experts.filter(|_| config.layers[index].sparse) {
+                Some(experts) => Inner::Sparse(self.experts(index, experts)?),
+                None => {
+                    let gate = if config.gated { Some(Part::Gate) } else { None };
+                    // Both are multiplied in one launch: on integers, or not.
+                    let parts = gate.into_iter().chain([Part::Up]);
+                    let float = self.mixed(index, parts);
+                    let bias = config.mlp_bias;
+                    Inner::Dense {
+                        gate: gate.map(|part| self.linear_as(at, part, bias, float)).transpose()?,
+                        up: self.linear_as(at, Part::Up, bias, float)?,
+                        down: self.linear(at, Part::Down, bias)?,
+                    }
+                }
+            },
             post: post(self, Part::FfnPostNorm)?,
         })
+    }
+
+    /// Whether some of these matrices are quantized and some are not.
+    fn mixed(&self, layer: usize, parts: impl Iterator<Item = Part>) -> bool {
+        let dtype = |part| self.weights.part(Some(layer), part, Field::Weight).map(|t| t.dtype.is_quantized());
+        let kinds: Vec<bool> = parts.filter_map(dtype).collect();
+        kinds.contains(&true) && kinds.contains(&false)
+    }
+
+    fn experts(&mut self, index: usize, experts: config::Experts) -> Result<Experts> {
+        let at = Some(index);
+        let router = self.linear(at, Part::Router, false)?;
+        let before = self.bytes;
+        let count = experts.count;
+        let lifts = || (0..count).map(Part::ExpertGate).chain((0..count).map(Part::ExpertUp));
+        let downs = || (0..count).map(Part::ExpertDown);
+        let bank = |source: &mut Self, parts: &mut dyn Iterator<Item = Part>, float| -> Result<(Linear, Address)> {
+            let all = parts.map(|part| source.linear_as(at, part, false, float)).collect::<Result<Vec<_>>>()?;
+            let weights: Vec<args::Weights> = all.iter().map(|l| l.weights).collect();
+            // They are multiplied in one launch, with rows in one form.
+            let forms = all.iter().fold(0, |forms, l| forms | l.format.form());
+            if !forms.is_power_of_two() {
+                let found = format!("several in layer {index}");
+                return Err(ModelError::unsupported("experts of one kind of number on a GPU", found));
+            }
+            Ok((all[0], source.put(args::Weights::bytes(&weights))?))
+        };
+        let float = self.mixed(index, lifts());
+        let (up, lifts) = bank(self, &mut lifts(), float)?;
+        let float = self.mixed(index, downs());
+        let (down, downs) = bank(self, &mut downs(), float)?;
+        let all = self.bytes - before;
+        self.idle += all - all / count.max(1) * experts.per_token;
+        let (per_token, normalize) = (experts.per_token, experts.normalize);
+        Ok(Experts { router, count, per_token, normalize, up, down, lifts, downs })
     }
 }

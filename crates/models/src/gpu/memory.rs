@@ -84,6 +84,33 @@ impl Rows {
     }
 }
 
+/// What a mixture of experts writes between its launches; empty for dense models.
+#[derive(Default)]
+pub(super) struct Mixture {
+    /// `[rows, experts]`.
+    pub scores: Buffer,
+    /// `[rows, per token]`.
+    pub chosen: Buffer,
+    pub shares: Buffer,
+    /// Rows times experts of a row.
+    pub lifted: Rows,
+    /// `[rows, per token, hidden]`.
+    pub down: Buffer,
+}
+impl Mixture {
+    fn new(device: &mut dyn Device, config: &Config, rows: usize) -> Result<Self, DeviceError> {
+        let Some(experts) = config.experts else { return Ok(Mixture::default()) };
+        let pairs = rows * experts.per_token;
+        Ok(Mixture {
+            scores: device.alloc(rows * experts.count * 4)?,
+            chosen: device.alloc(pairs * 4)?,
+            shares: device.alloc(pairs * 4)?,
+            lifted: Rows::new(device, pairs, experts.intermediate)?,
+            down: device.alloc(pairs * config.hidden * 4)?,
+        })
+    }
+}
+
 /// Where the parts of what is read of logits lie.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadParts {
@@ -110,6 +137,14 @@ pub(super) struct Arena {
     pub attended: Rows,
     pub lifted: Rows,
     pub taps: Buffer,
+    /// Attention weights that are read, the same of every head, a zero for each row that is read.
+    pub masses: Buffer,
+    pub mass_room: Buffer,
+    pub mass_counters: Buffer,
+    pub mixture: Mixture,
+    /// Sums of gate and up products by the library, if it is used.
+    pub sums: [Buffer; 2],
+    library: bool,
     pub partials: Buffer,
     pub counters: Buffer,
     // The head.
@@ -147,8 +182,9 @@ fn partials(config: &Config, rows: usize, stretches: usize) -> usize {
 }
 
 impl Arena {
-    pub fn new(device: &mut dyn Device, config: &Config) -> Result<Self, DeviceError> {
-        Self::sized(device, config, &Needs::least())
+    /// `library`: with room for the sums of its products.
+    pub fn new(device: &mut dyn Device, config: &Config, library: bool) -> Result<Self, DeviceError> {
+        Self::sized(device, config, &Needs::least(), library)
     }
 
     /// Whether a step fits.
@@ -160,9 +196,10 @@ impl Arena {
     pub fn grow(&mut self, device: &mut dyn Device, config: &Config, needs: &Needs) -> Result<(), DeviceError> {
         let needs = self.needs.joined(needs);
         // The old ones first: there may be no room for both. Until the new ones stand, nothing fits.
-        let old = std::mem::replace(self, Self::empty());
+        let library = self.library;
+        let old = std::mem::replace(self, Self { library, ..Self::empty() });
         old.free(device);
-        *self = Self::sized(device, config, &needs)?;
+        *self = Self::sized(device, config, &needs, library)?;
         Ok(())
     }
 
@@ -182,6 +219,12 @@ impl Arena {
             attended: Rows::default(),
             lifted: Rows::default(),
             taps: Buffer::default(),
+            masses: Buffer::default(),
+            mass_room: Buffer::default(),
+            mass_counters: Buffer::default(),
+            mixture: Mixture::default(),
+            sums: Default::default(),
+            library: false,
             partials: Buffer::default(),
             counters: Buffer::default(),
             read_inputs: Buffer::default(),
@@ -207,12 +250,19 @@ impl Arena {
         {
             device.free(buffer);
         }
-        for rows in [self.hidden, self.attended, self.lifted, self.head] {
+        let Mixture { scores, chosen, shares, lifted, down } = self.mixture;
+        for buffer in [self.masses, self.mass_room, self.mass_counters, scores, chosen, shares, down] {
+            device.free(buffer);
+        }
+        for buffer in self.sums {
+            device.free(buffer);
+        }
+        for rows in [self.hidden, self.attended, self.lifted, self.head, lifted] {
             rows.free(device);
         }
     }
 
-    fn sized(device: &mut dyn Device, config: &Config, needs: &Needs) -> Result<Self, DeviceError> {
+    fn sized(device: &mut dyn Device, config: &Config, needs: &Needs, library: bool) -> Result<Self, DeviceError> {
         let needs = needs.rounded();
         let rows = bucket(needs.rows);
         let (wide, narrow) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
@@ -238,6 +288,7 @@ impl Arena {
             some = bucket(some + 1);
         }
         let (_, groups, _) = tile(config);
+        let lift = if library { rows * config.intermediate * 4 } else { 0 };
         Ok(Arena {
             inputs: device.alloc(sections.bytes)?,
             x: device.alloc(rows * config.hidden * 4)?,
@@ -249,6 +300,12 @@ impl Arena {
             attended: Rows::new(device, rows, wide)?,
             lifted: Rows::new(device, rows, config.intermediate.max(1))?,
             taps: device.alloc(needs.taps * config.hidden * 4)?,
+            masses: device.alloc(needs.weights * 4)?,
+            mass_room: device.alloc(needs.layer_weights * config.heads * 4)?,
+            mass_counters: device.alloc(needs.masses * 4)?,
+            mixture: Mixture::new(device, config, rows)?,
+            sums: [device.alloc(lift)?, device.alloc(lift)?],
+            library,
             partials: device.alloc(most)?,
             counters: device.alloc(rows * config.kv_heads * groups * 4)?,
             read_inputs: device.alloc(asked + needs.asked * 4)?,

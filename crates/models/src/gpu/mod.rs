@@ -5,9 +5,13 @@
 //! launches a layer: queries, keys and values; rotation; attention; output and residual sum; gate and up; down and residual
 //! sum. Norms before a product ride on it: the launch before leaves the sums of squares, the product divides at its end.
 //!
-//! The bits of a row do not depend on what runs beside it (law 1), nor on whether a graph or the launches ran.
+//! A mixture of experts takes three launches more: router, choice, and the sum of what the experts give.
+//!
+//! The bits of a row do not depend on what runs beside it (law 1), nor on whether a graph or the launches ran. Only
+//! without [`Options::row_invariant`] do they depend on how many rows there are.
 mod layout;
 mod load;
+mod masses;
 mod memory;
 mod plan;
 mod read;
@@ -31,23 +35,29 @@ pub struct Options {
     pub kv_dtype: Option<KvDtype>,
     /// Run steps as captured graphs. Off, the same launches run one by one and give the same bits.
     pub graphs: bool,
+    /// The bits of a row depend on nothing beside it. Off, products in bf16 of many rows run in cuBLASLt, where the machine has
+    /// it: faster prompts, but a row's bits depend on how many rows there are.
+    pub row_invariant: bool,
 }
 impl Default for Options {
     fn default() -> Self {
-        Options { kv_dtype: None, graphs: true }
+        Options { kv_dtype: None, graphs: true, row_invariant: true }
     }
 }
 
 /// A decoder on a device with its KV store.
 pub struct GpuDecoder {
+    /// First, so that it is dropped first: it waits for what runs.
+    device: Box<dyn Device>,
     config: Config,
     card: ModelCard,
     model: load::Model,
-    device: Box<dyn Device>,
     arena: Arena,
     store: Option<Store>,
     kv_dtype: KvDtype,
     graphs: bool,
+    /// Whether products of many rows run in the library.
+    library: bool,
     plans: HashMap<Key, Planned>,
     /// Why slots could not be copied: told at the next step.
     failed: Option<DeviceError>,
@@ -65,9 +75,18 @@ pub struct Counts {
     pub launches: u64,
     /// Steps that ran as a graph.
     pub graphs: u64,
+    /// Products that ran in the library.
+    pub library_products: u64,
     /// Rows of logits that were copied to the host: because all logits were asked for, a processor bends them, or the choice is
     /// cut by top-k, top-p or typical mass, which only the host does so far.
     pub host_rows: u64,
+}
+
+impl Counts {
+    fn add(&mut self, launches: &[Launch]) {
+        self.launches += launches.len() as u64;
+        self.library_products += launches.iter().filter(|l| l.entry == Entry::Matmul).count() as u64;
+    }
 }
 
 impl GpuDecoder {
@@ -135,15 +154,16 @@ impl Network for GpuDecoder {
             return Err(NetworkError::Unsupported(message.into()));
         }
         self.check(step)?;
-        let needs = layout::Needs::of(step, self.config.layers.len());
+        let masses = masses::Masses::of(step, &self.config);
+        let needs = layout::Needs::of(step, &self.config, &masses);
         if self.arena.fits(&needs).is_none() {
             self.forget();
             self.arena.grow(&mut *self.device, &self.config, &needs).map_err(network_error)?;
         }
-        let laid = layout::lay(step, &self.config, &self.arena, &mut self.staging);
+        let laid = layout::lay(step, &self.config, &masses, &self.arena, &mut self.staging);
         self.device.write(&self.arena.inputs, 0, &self.staging).map_err(network_error)?;
         self.counts.steps += 1;
-        self.read(step, &laid, bend, each)
+        self.read(step, &laid, &masses, bend, each)
     }
 
     fn copy(&mut self, moves: &[(u32, u32)]) {
@@ -164,17 +184,9 @@ impl GpuDecoder {
         self.plans.clear();
     }
 
-    /// What the device does not do yet, and what no buffer can hold.
+    /// What no buffer can hold.
     fn check(&self, step: &Step) -> Result<(), NetworkError> {
         let refuse = |what: String| Err(NetworkError::Unsupported(what));
-        if !step.masses.is_empty() {
-            return refuse(
-                "attention weights cannot be read on a GPU yet: use device=\"cpu\" for this strategy".into(),
-            );
-        }
-        if step.edits.iter().any(|(_, e)| !e.clamps.is_empty()) {
-            return refuse("neurons cannot be clamped on a GPU yet: use device=\"cpu\" for this request".into());
-        }
         let store = self.store.as_ref().map_or(0, |s| s.pages * PAGE) as u32;
         for row in &step.rows {
             if row.position as usize >= self.config.context {

@@ -1,5 +1,6 @@
 //! Running a step, and what is read of it.
 use super::layout::Laid;
+use super::masses::Masses;
 use super::memory::READS;
 use super::plan::{Key, Planned, Planner};
 use super::{GpuDecoder, network_error};
@@ -33,22 +34,34 @@ struct Back {
     normed: Vec<f32>,
 }
 
+/// What came back of a step beside its logits.
+struct Beside<'a> {
+    taps: Vec<f32>,
+    masses: Vec<f32>,
+    /// Of each of [`Step::masses`].
+    ranges: &'a [std::ops::Range<usize>],
+}
+
 impl GpuDecoder {
     pub(super) fn read(
         &mut self,
         step: &Step,
         laid: &Laid,
+        masses: &Masses,
         bend: &mut dyn FnMut(usize, &mut [f32]),
         each: &mut dyn FnMut(usize, Reading<'_>),
     ) -> Result<(), NetworkError> {
         let first = step.reads.len().min(READS);
         self.ask(step, 0..first)?;
         let logits = step.reads[..first].iter().any(wants_logits);
-        self.forward(laid, first, logits, !step.taps.is_empty())?;
-        self.finite(laid.rows)?;
-        let mut taps = vec![0.0; 0];
+        self.forward(laid, first, logits, !step.taps.is_empty() || !masses.entries.is_empty())?;
+        let mut back = self.back(step, laid.rows, 0..first, logits)?;
+        let mut beside = Beside { taps: Vec::new(), masses: Vec::new(), ranges: &masses.ranges };
         if !step.taps.is_empty() {
-            taps = self.floats(|arena| &arena.taps, step.taps.len() * self.config.hidden)?;
+            beside.taps = self.floats(|arena| &arena.taps, step.taps.len() * self.config.hidden)?;
+        }
+        if masses.weights > 0 {
+            beside.masses = self.floats(|arena| &arena.masses, masses.weights)?;
         }
         let mut at = 0;
         while at < step.reads.len() {
@@ -59,13 +72,12 @@ impl GpuDecoder {
                 let mut planner = Planner::new(self, 1);
                 planner.head(some.len(), logits);
                 let launches = planner.done();
-                self.counts.launches += launches.len() as u64;
+                self.counts.add(&launches);
                 self.device.launch(&launches).map_err(network_error)?;
-                self.finite(laid.rows)?;
+                back = self.back(step, laid.rows, some.clone(), logits)?;
             }
-            let back = self.back(step, some.clone(), logits)?;
             for i in some.clone() {
-                self.deliver(step, (i, i - some.start), &back, &taps, bend, each)?;
+                self.deliver(step, (i, i - some.start), &back, &beside, bend, each)?;
             }
             at = some.end;
         }
@@ -112,7 +124,7 @@ impl GpuDecoder {
                 planner.head(reads, logits);
             }
             let launches = planner.done();
-            self.counts.launches += launches.len() as u64;
+            self.counts.add(&launches);
             return self.device.launch(&launches).map_err(network_error);
         }
         if !self.plans.contains_key(&key) {
@@ -121,7 +133,7 @@ impl GpuDecoder {
             self.plans.insert(key, Planned { number, launches });
         }
         let Planned { number, launches } = &self.plans[&key];
-        self.counts.launches += launches.len() as u64;
+        self.counts.add(launches);
         if self.graphs {
             self.counts.graphs += 1;
             self.device.replay(*number, launches).map_err(network_error)
@@ -157,30 +169,33 @@ impl GpuDecoder {
         Ok(f32::from_bytes(&bytes))
     }
 
-    /// The error of the row that was not finite first, if there is one.
-    fn finite(&mut self, rows: usize) -> Result<(), NetworkError> {
-        let mut bytes = vec![0; rows * 4];
-        self.device.read(&self.arena.outputs, 0, &mut bytes).map_err(network_error)?;
-        let bad = u32::from_bytes(&bytes);
-        match bad.iter().enumerate().filter(|b| *b.1 != NONE).min_by_key(|b| *b.1) {
-            Some((row, &layer)) => Err(NetworkError::NotFinite { row, layer: layer as usize }),
-            None => Ok(()),
-        }
-    }
-
-    fn back(&mut self, step: &Step, reads: std::ops::Range<usize>, logits: bool) -> Result<Back, NetworkError> {
+    /// What came back, in one copy: whether all rows were finite, what was found, asked log-probabilities, and the largest
+    /// where some are wanted.
+    fn back(
+        &mut self,
+        step: &Step,
+        rows: usize,
+        reads: std::ops::Range<usize>,
+        logits: bool,
+    ) -> Result<Back, NetworkError> {
         let parts = self.arena.parts;
+        let tops = step.reads[reads.clone()].iter().any(|r| r.top > 0 && r.top <= TOP);
+        let end = match (logits, tops) {
+            (false, _) => rows * 4,
+            (true, false) => parts.tops,
+            (true, true) => parts.tops + reads.len() * TOP * size_of::<Candidate>(),
+        };
+        let mut bytes = vec![0; end];
+        self.device.read(&self.arena.outputs, 0, &mut bytes).map_err(network_error)?;
+        let bad = u32::from_bytes(&bytes[..rows * 4]);
+        if let Some((row, &layer)) = bad.iter().enumerate().filter(|b| *b.1 != NONE).min_by_key(|b| *b.1) {
+            return Err(NetworkError::NotFinite { row, layer: layer as usize });
+        }
         let mut back = Back { found: Vec::new(), tops: Vec::new(), logprobs: Vec::new(), normed: Vec::new() };
         if logits {
-            // One copy: what was found, asked log-probabilities, and the largest where some are wanted.
-            let tops = step.reads[reads.clone()].iter().any(|r| r.top > 0 && r.top <= TOP);
-            let end = parts.tops + if tops { reads.len() * TOP * size_of::<Candidate>() } else { 0 };
-            let mut bytes = vec![0; end - parts.found];
-            self.device.read(&self.arena.outputs, parts.found, &mut bytes).map_err(network_error)?;
-            let (logprobs, tops) = (parts.logprobs - parts.found, parts.tops - parts.found);
-            back.found = Found::from_bytes(&bytes[..reads.len() * size_of::<Found>()]);
-            back.logprobs = f32::from_bytes(&bytes[logprobs..logprobs + step.asked.len() * 4]);
-            back.tops = Candidate::from_bytes(&bytes[tops..]);
+            back.found = Found::from_bytes(&bytes[parts.found..][..reads.len() * size_of::<Found>()]);
+            back.logprobs = f32::from_bytes(&bytes[parts.logprobs..][..step.asked.len() * 4]);
+            back.tops = Candidate::from_bytes(&bytes[parts.tops..]);
         }
         let layers = self.model.layers.len();
         if step.taps.iter().any(|t| t.layer == layers) {
@@ -194,7 +209,7 @@ impl GpuDecoder {
         step: &Step,
         (index, i): (usize, usize),
         back: &Back,
-        taps: &[f32],
+        beside: &Beside<'_>,
         bend: &mut dyn FnMut(usize, &mut [f32]),
         each: &mut dyn FnMut(usize, Reading<'_>),
     ) -> Result<(), NetworkError> {
@@ -203,10 +218,15 @@ impl GpuDecoder {
         let mut hidden = Vec::new();
         let first = step.taps.partition_point(|t| t.row < read.row);
         for (t, tap) in step.taps.iter().enumerate().skip(first).take_while(|(_, t)| t.row == read.row) {
-            let state = if tap.layer == layers { &back.normed[i * width..] } else { &taps[t * width..] };
+            let state = if tap.layer == layers { &back.normed[i * width..] } else { &beside.taps[t * width..] };
             hidden.extend_from_slice(&state[..width]);
         }
-        let mut reading = Reading { hidden: &hidden, ..Reading::default() };
+        let mut mass = Vec::new();
+        let first = step.masses.partition_point(|m| m.row < read.row);
+        for (m, _) in step.masses.iter().enumerate().skip(first).take_while(|(_, m)| m.row == read.row) {
+            mass.extend_from_slice(&beside.masses[beside.ranges[m].clone()]);
+        }
+        let mut reading = Reading { hidden: &hidden, mass: &mass, ..Reading::default() };
         if !wants_logits(read) {
             each(index, reading);
             return Ok(());

@@ -3,6 +3,8 @@
 use omnidecode_models::decoder::{Decoder, Options};
 use omnidecode_models::step::{Entry, RowEntry, RowRead, Segment, Step, Tap, Visible};
 use omnidecode_models::{Network, Weights};
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// Tiny checkpoints of every architecture that transformers answers for.
@@ -203,4 +205,46 @@ impl Runner {
         self.read_all(&mut step);
         self.run(&step).logits
     }
+}
+
+/// An adapter of the golden Llama in the format of the Python recipe.
+pub fn write_adapter(at: &std::path::Path, change: impl Fn(&mut serde_json::Value)) {
+    let mut config = json!({
+        "model_type": "kangaroo", "exit_layer": 2, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 16, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "vocab_size": 320,
+        "target_layers": 3, "torch_dtype": "float16"
+    });
+    change(&mut config);
+    std::fs::write(at.join("config.json"), config.to_string()).expect("written");
+    let square: Vec<u8> = (0..64 * 64).flat_map(|i| half(((i * 37 % 101) as f32 - 50.0) / 400.0)).collect();
+    let ones: Vec<u8> = (0..64).flat_map(|_| half(1.0)).collect();
+    let names = ["q_proj", "k_proj", "v_proj", "o_proj"].map(|n| format!("layers.0.self_attn.{n}.weight"));
+    let norms = ["layers.0.input_layernorm.weight", "norm.weight"];
+    let view = |shape: &[usize], data| TensorView::new(Dtype::F16, shape.to_vec(), data).expect("sizes fit");
+    let squares = names.iter().map(|n| (n.as_str(), view(&[64, 64], &square)));
+    let all: Vec<_> = squares.chain(norms.map(|n| (n, view(&[64], &ones)))).collect();
+    safetensors::serialize_to_file(all, None, &at.join("model.safetensors")).expect("written");
+}
+fn half(x: f32) -> [u8; 2] {
+    half::f16::from_f32(x).to_le_bytes()
+}
+
+/// A copy of a golden model in bf16.
+pub fn in_bf16(case: &str) -> tempfile::TempDir {
+    let place = tempfile::tempdir().expect("a folder");
+    let config = std::fs::read_to_string(folder(case).join("config.json")).expect("read");
+    std::fs::write(place.path().join("config.json"), config.replace("float32", "bfloat16")).expect("written");
+    let bytes = std::fs::read(folder(case).join("model.safetensors")).expect("read");
+    let all = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let round = |data: &[u8]| -> Vec<u8> {
+        let floats = data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        floats.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()).collect()
+    };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> =
+        all.tensors().iter().map(|(name, t)| (name.clone(), t.shape().to_vec(), round(t.data()))).collect();
+    let views = tensors
+        .iter()
+        .map(|(name, shape, data)| (name, TensorView::new(Dtype::BF16, shape.clone(), data).expect("sizes fit")));
+    safetensors::serialize_to_file(views, None, &place.path().join("model.safetensors")).expect("written");
+    place
 }
