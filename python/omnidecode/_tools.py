@@ -1,4 +1,4 @@
-"""Verbs of the command line beside decoding: watermark, rerank, calibrate, neurons."""
+"""Verbs of the command line beside decoding: watermark, rerank, calibrate, neurons, index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import _tables, neurons, rerank, trec, watermark, zero_tuning
+from . import _tables, neurons, rerank, trec, trigrams, watermark, zero_tuning
 from ._flags import model_flags, open_model
 from .errors import RequestError
 
@@ -72,6 +72,14 @@ def add_commands(verbs: Any, verb: Verb) -> None:
             f"--{name}", action="store_true", help=f"see omnidecode.neurons.map({name.replace('-', '_')}=)"
         )
     model_flags(reading)
+
+    counting = verb(verbs, "index", "count the tri-grams of texts into a table for the strategy aded", _index)
+    counting.add_argument("files", nargs="+", type=Path, help="texts, or JSON lines (.jsonl) with `ids` or `text`")
+    counting.add_argument("-o", "--output", type=Path, required=True, help="the table")
+    counting.add_argument(
+        "--least", type=int, default=1, help="leave out what was seen fewer times (default 1: nothing)"
+    )
+    model_flags(counting)
 
 
 def _print_json(value: Any) -> None:
@@ -203,6 +211,16 @@ def _neurons(options: argparse.Namespace) -> int:
             ]
             page["tables"].insert(0, {"title": f"Nearest to {', '.join(map(repr, options.concept))}", "rows": rows})
     _show(page, options.json)
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    with open_model(options) as llm:
+        found = trigrams.index(llm, options.files, options.output, least=options.least)
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        print(", ".join(f"{name} {value}" for name, value in found.to_dict().items()))
     return 0
 
 

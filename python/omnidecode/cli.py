@@ -1,4 +1,5 @@
-"""The command ``omnidecode``: generate, chat, bench, report, strategies, watermark, rerank, calibrate, neurons, doctor.
+"""The command ``omnidecode``: generate, chat, bench, report, strategies, watermark, rerank, calibrate, neurons, index,
+doctor.
 
 Exit codes: 0 done, 1 it failed, 2 the command line was wrong, 130 interrupted. Answers go to standard output, everything
 else to standard error; ``--json`` prints one JSON value on standard output and nothing else there.

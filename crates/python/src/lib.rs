@@ -15,6 +15,7 @@ mod processor;
 mod rerank;
 mod sequence;
 mod ticket;
+mod trigrams;
 mod watermark;
 
 /// The compiled half of omnidecode. Use the package `omnidecode`, not this module.
@@ -42,6 +43,8 @@ mod _core {
     use crate::sequence::PySequence;
     #[pymodule_export]
     use crate::ticket::{Bell, Chunk, Ticket};
+    #[pymodule_export]
+    use crate::trigrams::PyTrigramCounts;
     #[pymodule_export]
     use crate::watermark::PyDetector;
     use pyo3::prelude::*;

@@ -1,6 +1,6 @@
 //! ADED (arXiv:2407.12021, sheet 16): a table of tri-grams stands for the model, sharpened by what the model says; a
 //! tree search with a PUCT score picks the continuations that are tried.
-use super::trigrams::{Tables, Trigrams};
+use super::trigrams::{Table, Tables, Trigrams};
 use super::worth;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
@@ -27,15 +27,15 @@ crate::params! {
     step: f64 = 0.04, within 0.0, 3.0;
     /// Tokens at the end of the text that sharpen the table.
     window: usize = 16, within 3.0, 4096.0;
-    /// Whether the whole prompt sharpens the table once.
-    learn_prompt: bool = false;
+    /// Whether the whole prompt sharpens the table once; the paper learns of its end alone, false.
+    learn_prompt: bool = true;
     /// Worth of a path: `sum` of its tri-grams' weights, or that of the first release, `reference`, nearly always 1.
     reward: String = "sum".into(), one_of "sum", "reference";
     /// Which sentences go when there are too many nodes: the least visited, or, as in the first release, the longest.
     cut: String = "visits".into(), one_of "visits", "reference";
     /// Where what was learned lives: `engine`, shared by all requests and warm, or `request`, cold at each start.
     table: String = "engine".into(), one_of "engine", "request";
-    /// File of a table counted on a corpus.
+    /// File of a table counted on a corpus, by `omnidecode index`.
     corpus: Option<String> = None;
     /// Whether the draft shrinks to the nodes that pay on this machine.
     adaptive: bool = true;
@@ -52,114 +52,66 @@ impl System for Params {
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let table = self.open(seq)?;
-        let mut luck = Luck::default();
         if self.learn_prompt {
-            table.borrow_mut().learn(seq.prompt(), self.step as f32);
+            // As heavy as if it had been decoded: there each tri-gram is met as long as it is in the window.
+            let step = self.step * (self.window - 2) as f64;
+            table.borrow_mut().trigrams.learn(seq.prompt(), step as f32);
         }
         let mut next = seq.next(Readout::CHOICE).await?.root().choice();
+        let mut known = seq.len();
         while seq.push(next)?.is_some() {
-            let text = seq.tokens();
-            table.borrow_mut().learn(&text[text.len().saturating_sub(self.window)..], self.step as f32);
-            let key = pair(seq.seed(), text.len() as u64);
-            let draft = self.draft(&table.borrow(), text, key).cut(seq.room().saturating_sub(1));
-            let order = luck.order(&draft);
-            let size = if self.adaptive { worth(seq, order.iter().map(|n| n.1)) } else { order.len() };
-            let (tree, nodes) = draft.keep(&order[..size]);
-            let seen = seq.forward(Plan::tree(&tree, Readout::CHOICE)).await?;
-            let verdict = seen.target_match(&tree);
-            luck.learn(&draft, &nodes, &verdict.path);
-            next = seq.accept(&verdict)?;
+            let draft = {
+                let Table { trigrams, odds } = &mut *table.borrow_mut();
+                let text = seq.tokens();
+                for end in known.max(2)..text.len() {
+                    odds.learn(trigrams.after((text[end - 2], text[end - 1])), text[end]);
+                }
+                known = text.len();
+                trigrams.learn(&text[text.len().saturating_sub(self.window)..], self.step as f32);
+                let tree = self.draft(trigrams, text, pair(seq.seed(), text.len() as u64));
+                let mut order = match *text {
+                    [.., a, b] => odds.order(trigrams, (a, b), &tree),
+                    _ => Vec::new(),
+                };
+                let levels = seq.room().saturating_sub(1);
+                order.retain(|n| tree.depth(n.0) < levels);
+                let size = if self.adaptive { worth(seq, order.iter().map(|n| n.1)) } else { order.len() };
+                keep(&tree, &order[..size])
+            };
+            let seen = seq.forward(Plan::tree(&draft, Readout::CHOICE)).await?;
+            next = seq.accept(&seen.target_match(&draft))?;
         }
         Ok(())
     }
 }
 
 impl Params {
-    fn open(&self, seq: &Sequence) -> Result<Rc<RefCell<Trigrams>>> {
+    fn open(&self, seq: &Sequence) -> Result<Rc<RefCell<Table>>> {
         let tables = seq.resource(Tables::default);
         let mut tables = tables.borrow_mut();
-        let found = tables.get(self.corpus.as_deref(), self.table == "engine");
+        let found = tables.get(self.corpus.as_deref(), seq.card().vocab, self.table == "engine");
         found.map_err(|e| Error::Strategy(format!("aded: the corpus {:?}: {e}", self.corpus.as_deref().unwrap_or(""))))
     }
     /// Search, and the tree of what was found: a function of the table, the text's last two tokens and the key.
-    pub fn draft(&self, table: &Trigrams, text: &[Token], key: u64) -> Draft {
-        let [.., a, b] = *text else { return Draft::default() };
+    pub fn draft(&self, table: &Trigrams, text: &[Token], key: u64) -> DraftTree {
+        let [.., a, b] = *text else { return DraftTree::new(Proposal::Deterministic) };
         let mut search = Search { table, params: self, nodes: vec![Node::new(ROOT, (a, b), 0, 0.0)], key, drawn: 0 };
         (0..self.iterations).for_each(|_| search.round());
         search.extract()
     }
 }
 
-/// A tree of candidates and how often each was visited, in shares.
-#[derive(Clone, Debug, Default)]
-pub struct Draft {
-    /// The candidates.
-    pub tree: DraftTree,
-    /// By node.
-    pub shares: Vec<f64>,
-}
-impl Draft {
-    fn cut(self, levels: usize) -> Draft {
-        if self.tree.levels() <= levels {
-            return self;
-        }
-        let all: Vec<u32> = (0..self.tree.len() as u32).filter(|&n| self.tree.depth(n) < levels).collect();
-        let order: Vec<(u32, f64)> = all.iter().map(|&n| (n, 0.0)).collect();
-        let (tree, nodes) = self.keep(&order);
-        Draft { shares: nodes.iter().map(|&n| self.shares[n as usize]).collect(), tree }
+/// Only these nodes of a tree, which hold the parents of each.
+fn keep(tree: &DraftTree, chosen: &[(u32, f64)]) -> DraftTree {
+    let mut nodes: Vec<u32> = chosen.iter().map(|c| c.0).collect();
+    nodes.sort_unstable();
+    let mut kept = DraftTree::new(Proposal::Deterministic);
+    for &node in &nodes {
+        let parent = tree.parents()[node as usize];
+        let new = nodes.binary_search(&parent).map_or(ROOT, |p| p as u32);
+        kept.add(new, tree.tokens()[node as usize]);
     }
-    /// Only these nodes, which hold the parents of each; and the old name of each.
-    fn keep(&self, chosen: &[(u32, f64)]) -> (DraftTree, Vec<u32>) {
-        let mut nodes: Vec<u32> = chosen.iter().map(|c| c.0).collect();
-        nodes.sort_unstable();
-        let mut tree = DraftTree::new(Proposal::Deterministic);
-        for &node in &nodes {
-            let parent = self.tree.parents()[node as usize];
-            let new = nodes.binary_search(&parent).map_or(ROOT, |p| p as u32);
-            tree.add(new, self.tree.tokens()[node as usize]);
-        }
-        (tree, nodes)
-    }
-}
-
-/// How often nodes of a share of visits were right: by halvings of the share. Begins with the share itself.
-struct Luck([f64; 16]);
-impl Default for Luck {
-    fn default() -> Self {
-        Luck(std::array::from_fn(Self::prior))
-    }
-}
-impl Luck {
-    fn prior(halvings: usize) -> f64 {
-        0.75 / f64::powi(2.0, halvings as i32)
-    }
-    fn class(share: f64) -> usize {
-        (-share.max(1e-9).log2()).floor().clamp(0.0, 15.0) as usize
-    }
-    /// Nodes with their chances, likeliest first; parents before children.
-    fn order(&self, draft: &Draft) -> Vec<(u32, f64)> {
-        let mut chances: Vec<f64> = Vec::with_capacity(draft.tree.len());
-        for (node, &share) in draft.shares.iter().enumerate() {
-            let own = self.0[Self::class(share)];
-            let above = match draft.tree.parents()[node] {
-                ROOT => 1.0,
-                parent => chances[parent as usize],
-            };
-            chances.push(own.min(above));
-        }
-        let mut order: Vec<(u32, f64)> = chances.into_iter().enumerate().map(|(n, c)| (n as u32, c)).collect();
-        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        order
-    }
-    fn learn(&mut self, draft: &Draft, nodes: &[u32], path: &[u32]) {
-        for (class, luck) in self.0.iter_mut().enumerate() {
-            *luck += 0.005 * (Self::prior(class) - *luck); // what is never drafted is tried again one day
-        }
-        for (i, &node) in nodes.iter().enumerate() {
-            let luck = &mut self.0[Self::class(draft.shares[node as usize])];
-            *luck += 0.05 * (f64::from(u8::from(path.contains(&(i as u32)))) - *luck);
-        }
-    }
+    kept
 }
 
 struct Node {
@@ -272,52 +224,46 @@ impl Search<'_> {
         tokens
     }
     /// The most visited sentences, each one token longer, as a tree.
-    fn extract(&self) -> Draft {
+    fn extract(&self) -> DraftTree {
         let mut ranked: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.nodes[n].visits > 0).collect();
         ranked.sort_by(|&a, &b| self.nodes[b].visits.cmp(&self.nodes[a].visits).then(a.cmp(&b)));
         ranked.truncate(self.params.sentences);
-        let mut sentences: Vec<(Vec<Token>, u32)> = Vec::new();
+        let mut sentences: Vec<Vec<Token>> = Vec::new();
         for at in ranked.into_iter().filter(|&at| at > 0) {
             let mut tokens = self.sentence(at);
             tokens.extend(self.table.after(self.nodes[at].pair).first().map(|n| n.0));
-            if sentences.iter().all(|s| s.0 != tokens) {
-                sentences.push((tokens, self.nodes[at].visits));
+            if !sentences.contains(&tokens) {
+                sentences.push(tokens);
             }
         }
         if self.params.cut == "reference" {
-            let distinct = |s: &(Vec<Token>, u32)| (0..s.0.len()).filter(|&i| !s.0[..i].contains(&s.0[i])).count();
+            let distinct = |s: &Vec<Token>| (0..s.len()).filter(|&i| !s[..i].contains(&s[i])).count();
             while sentences.iter().map(distinct).sum::<usize>() > self.params.max_nodes {
-                let Some(longest) = (0..sentences.len()).max_by_key(|&i| (sentences[i].0.len(), i)) else { break };
+                let Some(longest) = (0..sentences.len()).max_by_key(|&i| (sentences[i].len(), i)) else { break };
                 sentences.remove(longest);
             }
         }
         self.plant(&sentences)
     }
-    /// A trie of the sentences, most visited first, as long as they fit; then breadth first.
-    fn plant(&self, sentences: &[(Vec<Token>, u32)]) -> Draft {
-        let total = f64::from(self.nodes[0].visits.max(1));
-        let mut draft = Draft::default();
-        for (tokens, visits) in sentences {
+    /// A trie of the sentences, most visited first, as long as they fit.
+    fn plant(&self, sentences: &[Vec<Token>]) -> DraftTree {
+        let mut tree = DraftTree::new(Proposal::Deterministic);
+        for tokens in sentences {
             let (mut known, mut at) = (0, ROOT);
-            while let Some(child) = tokens.get(known).and_then(|&t| draft.tree.child(at, t)) {
+            while let Some(child) = tokens.get(known).and_then(|&t| tree.child(at, t)) {
                 (known, at) = (known + 1, child);
             }
-            if draft.tree.len() + tokens.len() - known > self.params.max_nodes {
-                continue;
-            }
-            for (i, &token) in tokens[known..].iter().enumerate() {
-                at = draft.tree.add(at, token);
-                // The appended token is likely one of many: half its sentence's share.
-                let appended = known + i + 1 == tokens.len();
-                draft.shares.push(f64::from(*visits) / total / if appended { 2.0 } else { 1.0 });
+            if tree.len() + tokens.len() - known <= self.params.max_nodes {
+                tokens[known..].iter().for_each(|&token| at = tree.add(at, token));
             }
         }
-        draft
+        tree
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::corpus::Corpus;
     use super::*;
 
     /// Sheet 16, contract 5: every round visits the root and one child of it, and a sibling that was never visited goes before
@@ -325,7 +271,7 @@ mod tests {
     #[test]
     fn visits_add_up() {
         let texts: Vec<Vec<Token>> = (0..12).map(|i| (0..60).map(|j| (i * j * j + j) % 17).collect()).collect();
-        let table = Trigrams::count(texts.iter().map(Vec::as_slice));
+        let table = Trigrams::over(Rc::new(Corpus::count(texts.iter().map(Vec::as_slice))));
         let params = Params::default();
         let root = Node::new(ROOT, (1, 2), 0, 0.0);
         assert!(table.after((1, 2)).len() > 1, "the root has successors");

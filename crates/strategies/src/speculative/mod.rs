@@ -1,5 +1,6 @@
 //! Draft, verify in one forward, keep what the target agrees with.
 pub mod aded;
+pub mod corpus;
 pub mod draft_model;
 pub mod drafting;
 pub mod dyspec;

@@ -1,56 +1,40 @@
-//! What follows two tokens, and how often: counted on a corpus, sharpened while decoding.
+//! What follows two tokens: what was counted on a corpus, and over it what is learned while decoding (sheet 16); and how
+//! far that is to be trusted.
+use super::corpus::{Corpus, Pair, heavier};
 use omnidecode_core::Token;
+use omnidecode_core::tree::{DraftTree, ROOT};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::Result;
 use std::rc::Rc;
-
-/// Successors with their weights, heaviest first, ties by lower id.
-type Row = Vec<(Token, f32)>;
 
 /// A table of tri-grams. What is learned lies over a corpus that is shared and never written.
 #[derive(Clone, Debug, Default)]
 pub struct Trigrams {
-    corpus: Rc<HashMap<(Token, Token), Row>>,
-    learned: HashMap<(Token, Token), (u64, Row)>,
+    corpus: Rc<Corpus>,
+    learned: HashMap<Pair, (u64, Vec<(Token, f32)>)>,
     clock: u64,
 }
 
 impl Trigrams {
-    /// Successors kept of each pair of a corpus.
-    pub const KEPT: usize = 12;
     /// No weight grows beyond this.
     pub const HEAVIEST: f32 = 3.0;
     /// Pairs that are learned before the half that was used longest ago is forgotten.
     pub const CAPACITY: usize = 1 << 18;
-    const MAGIC: &'static [u8; 8] = b"trigram1";
 
-    /// Count texts: the weight of a successor is its share among those of its pair; of these the heaviest are kept.
-    pub fn count<'a>(texts: impl IntoIterator<Item = &'a [Token]>) -> Trigrams {
-        let mut counts: HashMap<(Token, Token), HashMap<Token, u32>> = HashMap::new();
-        for text in texts {
-            for w in text.windows(3) {
-                *counts.entry((w[0], w[1])).or_default().entry(w[2]).or_default() += 1;
-            }
-        }
-        let share = |(pair, next): (_, HashMap<Token, u32>)| {
-            let total: u32 = next.values().sum();
-            let mut row: Row = next.into_iter().map(|(t, n)| (t, n as f32 / total as f32)).collect();
-            row.sort_by(heavier);
-            row.truncate(Self::KEPT);
-            (pair, row)
-        };
-        Trigrams { corpus: Rc::new(counts.into_iter().map(share).collect()), ..Trigrams::default() }
+    /// Nothing learned yet, over a corpus.
+    pub fn over(corpus: Rc<Corpus>) -> Trigrams {
+        Trigrams { corpus, ..Trigrams::default() }
     }
     /// Successors of a pair, heaviest first.
-    pub fn after(&self, pair: (Token, Token)) -> &[(Token, f32)] {
+    pub fn after(&self, pair: Pair) -> &[(Token, f32)] {
         match self.learned.get(&pair) {
             Some((_, row)) => row,
-            None => self.corpus.get(&pair).map_or(&[], |row| row),
+            None => self.corpus.after(pair),
         }
     }
     /// The weight of a tri-gram, 0 when it is unknown.
-    pub fn weight(&self, pair: (Token, Token), token: Token) -> f32 {
+    pub fn weight(&self, pair: Pair, token: Token) -> f32 {
         self.after(pair).iter().find(|n| n.0 == token).map_or(0.0, |n| n.1)
     }
     /// Every tri-gram of a text becomes heavier by `step`.
@@ -59,8 +43,7 @@ impl Trigrams {
             self.clock += 1;
             let pair = (w[0], w[1]);
             let corpus = &self.corpus;
-            let (used, row) =
-                self.learned.entry(pair).or_insert_with(|| (0, corpus.get(&pair).cloned().unwrap_or_default()));
+            let (used, row) = self.learned.entry(pair).or_insert_with(|| (0, corpus.after(pair).to_vec()));
             *used = self.clock;
             match row.iter_mut().find(|n| n.0 == w[2]) {
                 Some(found) => found.1 = (found.1 + step).min(Self::HEAVIEST),
@@ -81,116 +64,115 @@ impl Trigrams {
     }
     /// Pairs whose successors are known.
     pub fn len(&self) -> usize {
-        self.corpus.len() + self.learned.keys().filter(|p| !self.corpus.contains_key(p)).count()
+        self.corpus.len() + self.learned.keys().filter(|p| self.corpus.after(**p).is_empty()).count()
     }
     /// Nothing is known.
     pub fn is_empty(&self) -> bool {
         self.corpus.is_empty() && self.learned.is_empty()
     }
+}
 
-    /// Write all that is known, pair after pair: little-endian words, as `read` takes them.
-    ///
-    /// # Errors
-    /// Those of the writer.
-    pub fn write(&self, mut to: impl Write) -> Result<()> {
-        let mut rows: BTreeMap<_, &[(Token, f32)]> = self.corpus.iter().map(|(p, r)| (*p, &r[..])).collect();
-        rows.extend(self.learned.iter().map(|(p, (_, r))| (*p, &r[..])));
-        to.write_all(Self::MAGIC)?;
-        to.write_all(&(rows.len() as u64).to_le_bytes())?;
-        for ((a, b), row) in rows {
-            for word in [a, b, row.len() as u32] {
-                to.write_all(&word.to_le_bytes())?;
-            }
-            for (token, weight) in row {
-                to.write_all(&token.to_le_bytes())?;
-                to.write_all(&weight.to_le_bytes())?;
-            }
-        }
-        Ok(())
+/// How often successors were what the model chose, by their share of their pair's weight and by that weight (what was seen
+/// once in a prompt is not what a corpus says). Learned at every token, drafted or not, so that a draft that shrank to
+/// nothing can come back.
+#[derive(Clone, Debug)]
+pub struct Odds([[(f64, f64); SHARES.len() + 1]; Odds::WEIGHTS]);
+/// Bounds of the classes of shares.
+const SHARES: [f32; 9] = [0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 0.99];
+
+impl Default for Odds {
+    /// Half of what the table says.
+    fn default() -> Odds {
+        let class = |at: usize| {
+            let low = if at == 0 { 0.0 } else { SHARES[at - 1] };
+            let high = SHARES.get(at).copied().unwrap_or(1.0);
+            (Self::PRIOR * 0.25 * f64::from(low + high), Self::PRIOR)
+        };
+        Odds([std::array::from_fn(class); Self::WEIGHTS])
     }
-    /// Read a table as a corpus: of each pair the heaviest successors.
-    ///
-    /// # Errors
-    /// Those of the reader; [`ErrorKind::InvalidData`] for anything but what `write` writes.
-    pub fn read(mut from: impl Read) -> Result<Trigrams> {
-        let bad = |m: &str| Error::new(ErrorKind::InvalidData, format!("not a table of tri-grams: {m}"));
-        let mut magic = [0; 8];
-        from.read_exact(&mut magic)?;
-        if &magic != Self::MAGIC {
-            return Err(bad("it begins otherwise"));
-        }
-        let mut word = [0; 4];
-        let mut next = || from.read_exact(&mut word).map(|()| u32::from_le_bytes(word));
-        let count = u64::from(next()?) | u64::from(next()?) << 32;
-        let mut corpus = HashMap::new();
-        for _ in 0..count {
-            let (pair, length) = ((next()?, next()?), next()?);
-            let mut row = Row::new();
-            for _ in 0..length {
-                let (token, weight) = (next()?, f32::from_bits(next()?));
-                if !(weight > 0.0 && weight <= Self::HEAVIEST) {
-                    return Err(bad("a weight is outside (0, 3]"));
-                }
-                row.push((token, weight));
+}
+impl Odds {
+    const PRIOR: f64 = 8.0;
+    const WEIGHTS: usize = 8;
+    /// Trials after which the older half counts half.
+    const MEMORY: f64 = 400.0;
+
+    /// Classes of a weight (octaves from 0.04 on, what a tri-gram gains at a time) and of a share of it.
+    fn class(total: f32, weight: f32) -> (usize, usize) {
+        let octave = (total / 0.039).log2().clamp(0.0, (Self::WEIGHTS - 1) as f32);
+        (octave as usize, SHARES.partition_point(|&bound| bound <= weight / total))
+    }
+    fn of(&self, row: &[(Token, f32)], token: Token) -> f64 {
+        let total: f32 = row.iter().map(|n| n.1).sum();
+        let Some(found) = row.iter().find(|n| n.0 == token) else { return 0.0 };
+        let (octave, share) = Self::class(total, found.1);
+        let (hits, trials) = self.0[octave][share];
+        hits / trials
+    }
+    /// `token` is what followed the pair that `row` are the successors of.
+    pub fn learn(&mut self, row: &[(Token, f32)], token: Token) {
+        let total: f32 = row.iter().map(|n| n.1).sum();
+        for &(successor, weight) in row {
+            let (octave, share) = Self::class(total, weight);
+            let (hits, trials) = &mut self.0[octave][share];
+            *hits += f64::from(u8::from(successor == token));
+            *trials += 1.0;
+            if *trials > Self::MEMORY {
+                (*hits, *trials) = (*hits / 2.0, *trials / 2.0);
             }
-            row.sort_by(heavier);
-            row.truncate(Self::KEPT);
-            corpus.insert(pair, row);
         }
-        Ok(Trigrams { corpus: Rc::new(corpus), ..Trigrams::default() })
+    }
+    /// The nodes of a tree under `pair` with their chances of being accepted, likeliest first, parents before children.
+    pub fn order(&self, table: &Trigrams, pair: Pair, tree: &DraftTree) -> Vec<(u32, f64)> {
+        let mut known: Vec<(Pair, f64)> = Vec::with_capacity(tree.len());
+        for (&parent, &token) in tree.parents().iter().zip(tree.tokens()) {
+            let (pair, above) = if parent == ROOT { (pair, 1.0) } else { known[parent as usize] };
+            known.push(((pair.1, token), above * self.of(table.after(pair), token)));
+        }
+        let mut order: Vec<(u32, f64)> = known.iter().enumerate().map(|(n, k)| (n as u32, k.1)).collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        order
     }
 }
 
-fn heavier(a: &(Token, f32), b: &(Token, f32)) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+/// What requests share: the table, and how far it is to be trusted.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// What follows what.
+    pub trigrams: Trigrams,
+    /// How often it did.
+    pub odds: Odds,
 }
 
 /// The tables of an engine, by the corpus they lie on; "" is none.
 #[derive(Default)]
-pub(super) struct Tables(BTreeMap<String, Rc<RefCell<Trigrams>>>);
+pub(super) struct Tables(BTreeMap<String, Rc<RefCell<Table>>>);
 impl Tables {
-    /// The shared table over a corpus, or one of its own that has learned nothing.
-    pub fn get(&mut self, corpus: Option<&str>, shared: bool) -> Result<Rc<RefCell<Trigrams>>> {
+    /// The shared table over a corpus for a model of `vocab` tokens, or one of its own that has learned nothing.
+    pub fn get(&mut self, corpus: Option<&str>, vocab: usize, shared: bool) -> Result<Rc<RefCell<Table>>> {
         let path = corpus.unwrap_or("");
+        let over = |corpus| Rc::new(RefCell::new(Table { trigrams: Trigrams::over(corpus), odds: Odds::default() }));
         if !self.0.contains_key(path) {
-            let table = match corpus {
-                Some(path) => Trigrams::read(std::io::BufReader::new(std::fs::File::open(path)?))?,
-                None => Trigrams::default(),
+            let counted = match corpus {
+                Some(path) => Corpus::read(vocab, std::fs::File::open(path)?)?,
+                None => Corpus::default(),
             };
-            self.0.insert(path.to_owned(), Rc::new(RefCell::new(table)));
+            self.0.insert(path.to_owned(), over(Rc::new(counted)));
         }
         let table = &self.0[path];
-        if shared {
-            return Ok(table.clone());
-        }
-        let corpus = table.borrow().corpus.clone();
-        Ok(Rc::new(RefCell::new(Trigrams { corpus, ..Trigrams::default() })))
+        Ok(if shared { table.clone() } else { over(table.borrow().trigrams.corpus.clone()) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Sheet 16, contract 8.
-    #[test]
-    fn counts_are_shares_and_the_heaviest_stay() {
-        let text: Vec<Token> = (0..20).flat_map(|c| [1, 2, 100 + c]).collect();
-        let table = Trigrams::count([&text[..], &[1, 2, 100, 1, 2, 100]]);
-        let row = table.after((1, 2));
-        assert_eq!(row.len(), Trigrams::KEPT);
-        assert_eq!(row[0], (100, 3.0 / 22.0));
-        assert!(row.is_sorted_by(|a, b| a.1 > b.1 || (a.1 == b.1 && a.0 < b.0)));
-        let few = Trigrams::count([&[5, 6, 7, 5, 6, 8, 5, 6, 7][..]]);
-        assert_eq!(few.after((5, 6)), [(7, 2.0 / 3.0), (8, 1.0 / 3.0)]);
-        assert!((few.after((5, 6)).iter().map(|n| n.1).sum::<f32>() - 1.0).abs() < 1e-6);
-        assert!(few.after((6, 5)).is_empty());
-    }
+    use omnidecode_core::tree::Proposal;
 
     /// Sheet 16, contract 2.
     #[test]
     fn weights_grow_by_occurrences() {
-        let mut table = Trigrams::count([&[5, 6, 7, 5, 6, 8, 5, 6, 7][..]]);
+        let mut table = Trigrams::over(Rc::new(Corpus::count([&[5, 6, 7, 5, 6, 8, 5, 6, 7][..]])));
         let text = [5, 6, 7, 5, 6, 7, 5, 6, 9];
         table.learn(&text, 0.04);
         assert!((table.weight((5, 6), 7) - (2.0 / 3.0 + 0.08)).abs() < 1e-6);
@@ -201,29 +183,10 @@ mod tests {
         for token in 0..30 {
             table.learn(&[5, 6, 100 + token], 0.04);
         }
-        assert!(table.after((5, 6)).len() > Trigrams::KEPT, "what is learned may exceed the cut");
+        assert!(table.after((5, 6)).len() > Corpus::KEPT, "what is learned may exceed the cut");
         table.reset();
         assert_eq!(table.weight((5, 6), 9), 0.0);
         assert!((table.weight((5, 6), 7) - 2.0 / 3.0).abs() < 1e-6, "the corpus stays");
-    }
-
-    #[test]
-    fn tables_are_written_and_read() {
-        let mut table = Trigrams::count([&[5, 6, 7, 5, 6, 8, 5, 6, 7][..]]);
-        table.learn(&[5, 6, 9, 1], 0.04);
-        let mut bytes = Vec::new();
-        table.write(&mut bytes).expect("memory");
-        let again = Trigrams::read(&bytes[..]).expect("what was written");
-        for pair in [(5, 6), (6, 7), (6, 9), (7, 5)] {
-            assert_eq!(again.after(pair), table.after(pair));
-        }
-        assert_eq!(again.len(), table.len());
-        for cut in 0..bytes.len() {
-            assert!(Trigrams::read(&bytes[..cut]).is_err(), "{cut} bytes of {}", bytes.len());
-        }
-        bytes[40] = 0xFF;
-        bytes[8] = 0xFF;
-        assert!(Trigrams::read(&bytes[..]).is_err());
     }
 
     #[test]
@@ -235,5 +198,28 @@ mod tests {
         let last = text.len() - 1;
         assert!(table.weight((text[last - 2], text[last - 1]), text[last]) > 0.0, "what is recent stays");
         assert_eq!(table.weight((0, 1), 2), 0.0, "what is old goes");
+    }
+
+    /// Chances multiply along a path, fall with what was wrong and come back with what was right.
+    #[test]
+    fn trust_is_learned() {
+        let mut table = Trigrams::default();
+        table.learn(&[1, 2, 3, 4], 0.04);
+        let mut tree = DraftTree::new(Proposal::Deterministic);
+        let first = tree.add(ROOT, 3);
+        tree.add(first, 4);
+        let chances = |odds: &Odds| odds.order(&table, (1, 2), &tree).iter().map(|n| n.1).collect::<Vec<_>>();
+        let mut odds = Odds::default();
+        let before = chances(&odds);
+        assert!((before[1] - before[0] * before[0]).abs() < 1e-12 && before[0] < 0.6);
+        (0..50).for_each(|_| odds.learn(table.after((1, 2)), 9));
+        let worse = chances(&odds);
+        assert!(worse[0] < 0.1 && worse[1] < worse[0], "{worse:?}");
+        (0..400).for_each(|_| odds.learn(table.after((1, 2)), 3));
+        assert!(chances(&odds)[0] > 0.85);
+        // A weight of another octave is another matter.
+        (0..30).for_each(|_| table.learn(&[7, 8, 9], 0.04));
+        assert_eq!(odds.order(&table, (7, 8), &DraftTree::chain(vec![9], Proposal::Deterministic))[0].1, before[0]);
+        assert_eq!(odds.of(table.after((1, 2)), 5), 0.0, "what the table does not hold");
     }
 }
