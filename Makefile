@@ -12,7 +12,7 @@ GGUF = $(BIN)/python -c "from importlib.metadata import files; print(next(f.loca
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.jinja' 2>/dev/null)
 PYTHON_SOURCES := pyproject.toml README.md $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
 
-.PHONY: demo test lint-rust test-rust test-python test-train bench stubs wheel cuda-check cuda-wheel clean
+.PHONY: demo test lint-rust test-rust test-python test-train drafters bench stubs wheel cuda-check cuda-wheel clean
 
 ## Build, install with the default model, and decode one chat prompt plainly and with Token Recycling.
 demo: $(STAMPS)/installed $(STAMPS)/model
@@ -46,6 +46,21 @@ test-train: $(STAMPS)/dev $(STAMPS)/model $(STAMPS)/torch
 $(STAMPS)/torch: tools/cpu_torch.py $(STAMPS)/venv
 	$(BIN)/python tools/cpu_torch.py
 	touch $@
+
+## SmolLM2's drafters and its table of tri-grams again, from nothing but the model: prompts made here, texts that it writes on them.
+## An hour or two on two cores; texts stay in TEXTS, and a run that was interrupted goes on.
+TEXTS ?= $(CARGO_TARGET_DIR)/texts
+DRAFTER = OMP_NUM_THREADS=1 $(BIN)/python -m omnidecode.train $(1) --target "$$($(GGUF))" --text $(TEXTS)/text.jsonl --out models/smollm2-$(1)
+drafters: $(STAMPS)/dev $(STAMPS)/model $(STAMPS)/torch $(TEXTS)/text.jsonl
+	$(BIN)/omnidecode index $(TEXTS)/text.jsonl -o models/smollm2-trigrams/table.bin --least 2
+	$(call DRAFTER,kangaroo) --steps 250
+	$(call DRAFTER,draft)
+
+$(TEXTS)/text.jsonl: $(STAMPS)/installed $(STAMPS)/model
+	mkdir -p $(TEXTS)
+	$(BIN)/python -m omnidecode.train.prompts --out $(TEXTS)/prompts.jsonl --count 1200
+	$(BIN)/python -m omnidecode.train.write --prompts $(TEXTS)/prompts.jsonl --count 1200 --out $(TEXTS)/text.part --resume
+	mv $(TEXTS)/text.part $@
 
 ## The GPU's code without a GPU: kernels compiled for every target and held to their bounds, run on the host against their
 ## twins, the decoder on them against the CPU's, and a module that binds CUDA late. Downloads nvcc (271 MB). Not part of `test`.

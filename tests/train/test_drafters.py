@@ -1,6 +1,7 @@
 """Drafters learn from what a target wrote; the GGUF reader dequantizes as the format says."""
 
 import json
+import os
 import random
 import struct
 from dataclasses import replace
@@ -13,6 +14,8 @@ from omnidecode.train import checkpoint, find, gguf, loop
 from omnidecode.train.decode import continue_text
 from omnidecode.train.lessons import read_texts
 from omnidecode.train.model import Llama, Shape
+from omnidecode.train.prompts import main as make
+from omnidecode.train.write import main as write
 from omnidecode.train.write import question
 
 
@@ -70,6 +73,21 @@ def test_the_draft_is_written_as_gguf_and_read_back(world, tmp_path):
     ids = torch.arange(8, 40)[None]
     with torch.no_grad():
         torch.testing.assert_close(model(ids), back(ids), atol=0.1, rtol=0.1)
+
+
+def test_writing_goes_on_where_it_stopped(tmp_path):
+    if "OMNIDECODE_TEST_GGUF" not in os.environ:
+        pytest.skip("needs OMNIDECODE_TEST_GGUF")
+    prompts, whole, cut = (tmp_path / name for name in ("prompts.jsonl", "whole.jsonl", "cut.jsonl"))
+    assert make(["--out", str(prompts), "--count", "5"]) == 0
+    asked = ["--target", os.environ["OMNIDECODE_TEST_GGUF"], "--prompts", str(prompts), "--max-tokens", "6"]
+    assert write([*asked, "--out", str(whole)]) == 0
+    rows = [json.loads(line) for line in whole.read_text().splitlines()]
+    assert [row["temperature"] for row in rows] == [0.0, 0.3, 0.7, 1.0, 0.0]
+    assert all(0 < len(row["ids"]) - row["prompt"] <= 6 for row in rows)
+    cut.write_text("".join(whole.read_text().splitlines(keepends=True)[:2]))
+    assert write([*asked, "--out", str(cut), "--resume"]) == 0
+    assert cut.read_text() == whole.read_text()
 
 
 def test_a_draft_is_not_wider_than_its_target(world):
