@@ -158,6 +158,8 @@ impl Activations {
         let first = AtomicUsize::new(usize::MAX);
         // A dispatch costs as much as some thousand values.
         let chunk = (VALUES_ALONE / k.max(1)).max(rows.div_ceil(pool.threads() * 4)).max(1);
+        // As many chunks for each thread.
+        let chunk = rows.div_ceil(rows.div_ceil(chunk).next_multiple_of(pool.threads())).max(1);
         each_row_of(pool, rows, chunk, scratch, width, &|row, room| {
             if !writer.set(row, make(row, room)) {
                 first.fetch_min(row, Ordering::Relaxed);

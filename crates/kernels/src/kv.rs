@@ -223,9 +223,20 @@ impl KvStore {
             for (first, (k, v)) in k.chunks(NARROW).zip(v.chunks(NARROW)).enumerate() {
                 self.narrow(k, &mut short[0]);
                 self.narrow(v, &mut short[1]);
-                for (e, (&k, &v)) in short[0].iter().zip(&short[1]).take(k.len()).enumerate() {
-                    put16(page + self.key_at(lane, first * NARROW + e), k);
-                    put16(page + self.value_at(lane, first * NARROW + e), v);
+                let (start, [keys, values]) = (first * NARROW, &short);
+                for (e, &v) in values[..v.len()].iter().enumerate() {
+                    put16(page + self.value_at(lane, start + e), v);
+                }
+                if self.dtype == KvDtype::Bf16 {
+                    // Both halves of a pair are this slot's.
+                    for (e, &[first, second]) in keys[..k.len()].as_chunks::<2>().0.iter().enumerate() {
+                        let at = (page + self.key_at(lane, start + 2 * e)) / 2;
+                        put32(at, f32::from_bits(u32::from(first) | u32::from(second) << 16));
+                    }
+                } else {
+                    for (e, &k) in keys[..k.len()].iter().enumerate() {
+                        put16(page + self.key_at(lane, start + e), k);
+                    }
                 }
             }
         }

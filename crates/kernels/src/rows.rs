@@ -5,13 +5,13 @@ use crate::pool::Pool;
 const ALONE: usize = 4;
 
 /// A pointer that threads may share because they use disjoint rows of it.
-struct Disjoint(*mut f32);
-// SAFETY: only `row` reads it, and its callers hand out each row once.
-unsafe impl Sync for Disjoint {}
-impl Disjoint {
+struct Disjoint<T>(*mut T);
+// SAFETY: only `row` reads it, and its callers hand out each row once, to one thread.
+unsafe impl<T: Send> Sync for Disjoint<T> {}
+impl<T> Disjoint<T> {
     /// # Safety
     /// `row` is inside the buffer, which outlives the borrow, and given out once.
-    unsafe fn row<'a>(&self, row: usize, width: usize) -> &'a mut [f32] {
+    unsafe fn row<'a>(&self, row: usize, width: usize) -> &'a mut [T] {
         // SAFETY: by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(row * width), width) }
     }
@@ -31,6 +31,15 @@ pub fn each_row(pool: &Pool, rows: usize, a: &mut [f32], width: usize, f: &(dyn 
     spread(pool, rows, &|row| {
         // SAFETY: `spread` gives every row once; the length was checked.
         f(row, unsafe { a.row(row, width) });
+    });
+}
+
+/// Calls `f(index, item)` for each item, on any thread.
+pub fn each<T: Send>(pool: &Pool, items: &mut [T], f: &(dyn Fn(usize, &mut T) + Sync)) {
+    let (count, items) = (items.len(), Disjoint(items.as_mut_ptr()));
+    chunks(pool, count, 1, &|index| {
+        // SAFETY: `chunks` gives every index once.
+        unsafe { items.row(index, 1) }.iter_mut().for_each(|item| f(index, item));
     });
 }
 

@@ -7,7 +7,7 @@
 //! shared by several keys) is walked in portions of [`PAGE`]. Blocks are joined by the online softmax inside a
 //! *stretch* of [`STRETCH`] places, stretches are joined in order: so one long row can be shared by several threads and
 //! still gives the bits that one thread would give.
-use crate::kv::{KvStore, PAGE};
+use crate::kv::{KvDtype, KvStore, PAGE};
 use crate::pool::Pool;
 use crate::simd::dispatch_on;
 use crate::tier::Tier;
@@ -289,7 +289,8 @@ impl Job<'_> {
             let share = group.queries.len().div_ceil(threads).clamp(1, tall);
             for height in [tall, share] {
                 // More rows than this share widened pages, which are not to be widened twice.
-                let fits = height == tall || height * wide <= FEW_ROWS;
+                let widened = self.kv.dtype() == KvDtype::F16 && height * wide > FEW_ROWS;
+                let fits = height == tall || !widened;
                 if !even && fits && (across * group.queries.len().div_ceil(height)).is_multiple_of(threads) {
                     (tall, even) = (height, true);
                 }

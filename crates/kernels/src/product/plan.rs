@@ -32,38 +32,42 @@ pub(super) struct Size {
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
     chunk_bytes: usize,
+    threads: usize,
 }
 
 impl Plan {
     /// For jobs that read `bytes` of weights together.
     pub fn new(bytes: usize, threads: usize) -> Plan {
         let [least, most] = CHUNK_BYTES;
-        Plan { chunk_bytes: (bytes / (threads * CHUNKS_PER_THREAD)).clamp(least, most) }
+        Plan { chunk_bytes: (bytes / (threads * CHUNKS_PER_THREAD)).clamp(least, most), threads }
     }
 
-    /// Tiles and rows of one chunk.
+    /// Groups of tiles, the same number for every thread where there are tiles enough, and rows of one chunk.
     fn cut(self, job: Size) -> (usize, usize) {
-        let tiles = (self.chunk_bytes / job.tile_bytes.max(1)).max(1);
+        let most = (self.chunk_bytes / job.tile_bytes.max(1)).max(1);
+        let groups = job.tiles.div_ceil(most).next_multiple_of(self.threads).min(job.tiles);
         if job.rows * job.row_bytes <= ROWS_BYTES {
-            return (tiles, job.rows);
+            return (groups, job.rows);
         }
         let rows = (ROWS_BYTES / job.row_bytes).max(LEAST_ROWS);
-        (tiles, job.rows.div_ceil(job.rows.div_ceil(rows)))
+        (groups, job.rows.div_ceil(job.rows.div_ceil(rows)))
     }
 
     /// Chunks of a job.
     pub fn chunks(self, job: Size) -> usize {
-        let (tiles, rows) = self.cut(job);
-        if rows == 0 { 0 } else { job.tiles.div_ceil(tiles) * job.rows.div_ceil(rows) }
+        let (groups, rows) = self.cut(job);
+        if rows == 0 { 0 } else { groups * job.rows.div_ceil(rows) }
     }
 
     /// The tiles and rows of a job's chunk. The rows of one group of tiles follow each other, so that the group is read from
     /// memory once.
     pub fn piece(self, job: Size, chunk: usize) -> (Range<usize>, Range<usize>) {
-        let (tiles, rows) = self.cut(job);
+        let (groups, rows) = self.cut(job);
         let blocks = job.rows.div_ceil(rows);
-        let (tile, row) = (chunk / blocks * tiles, chunk % blocks * rows);
-        (tile..(tile + tiles).min(job.tiles), row..(row + rows).min(job.rows))
+        let (group, row) = (chunk / blocks, chunk % blocks * rows);
+        // Sizes differ by a tile at most.
+        let first = |group: usize| group * job.tiles / groups;
+        (first(group)..first(group + 1), row..(row + rows).min(job.rows))
     }
 }
 

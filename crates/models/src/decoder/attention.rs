@@ -1,7 +1,7 @@
 //! Who sees whom in a layer, and the attention over it.
 use super::layer::Layer;
 use super::{Decoder, Work, sized};
-use crate::step::Step;
+use crate::step::{RowRead, Step};
 use omnidecode_kernels::attend::{self, Group, Heads, KeyBias, Query, Sight};
 use omnidecode_kernels::kv::KvStore;
 
@@ -22,20 +22,23 @@ impl Layout {
     }
 }
 
-/// Find the rows that run in `layer`: `work.active` (empty when all do) and the layout.
-pub(super) fn stand(step: &Step, layer: usize, work: &mut Work) {
+/// Find the rows that run in `layer`, or those of them that are read: `work.active` (empty when all do) and the layout.
+pub(super) fn stand(step: &Step, layer: usize, work: &mut Work, read: Option<&[RowRead]>) {
     let Layout { queries, groups, segments, whole, .. } = &mut work.sight;
     queries.clear();
     groups.clear();
     segments.clear();
     work.active.clear();
-    *whole = step.segments.iter().all(|s| s.layers.contains(&layer));
+    *whole = read.is_none() && step.segments.iter().all(|s| s.layers.contains(&layer));
     for (index, segment) in step.segments.iter().enumerate() {
         if !segment.layers.contains(&layer) {
             continue;
         }
         let first = queries.len();
         for row in segment.rows.clone() {
+            if read.is_some_and(|reads| reads.binary_search_by_key(&row, |r| r.row).is_err()) {
+                continue;
+            }
             let entry = &step.rows[row];
             queries.push(Query {
                 row: queries.len() as u32,

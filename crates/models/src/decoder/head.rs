@@ -1,13 +1,14 @@
 //! The head: logits of the rows that are read, reduced while they are hot.
 use super::{Decoder, Work, sized};
 use crate::network::NetworkError;
-use crate::step::{PickError, Reading, RowRead, Stats, Step};
+use crate::step::{Choice, PickError, Reading, RowRead, Stats, Step};
 use omnidecode_core::Token;
 use omnidecode_kernels::activations::Activations;
 use omnidecode_kernels::pick;
 use omnidecode_kernels::pool::Pool;
 use omnidecode_kernels::product::Job;
-use omnidecode_kernels::rows::each_row;
+use omnidecode_kernels::rows::{each, each_row};
+use std::ops::Range;
 
 /// Rows whose logits are in memory at once: one pass over the head serves them all, and a long prompt whose every row
 /// is read does not need `rows * vocab` floats.
@@ -17,11 +18,21 @@ const GROUP: usize = 16;
 pub(super) struct Buffers {
     normed: Vec<f32>,
     logits: Vec<f32>,
-    top: Vec<(Token, f32)>,
-    asked: Vec<f32>,
+    rows: Vec<Reduced>,
     hidden: Vec<f32>,
     mass: Vec<f32>,
     acts: Activations,
+}
+
+/// What is left of one row of logits.
+#[derive(Default)]
+struct Reduced {
+    top: Vec<(Token, f32)>,
+    asked: Vec<f32>,
+    stats: Stats,
+    choice: Option<Token>,
+    logprob: f32,
+    error: Option<PickError>,
     scratch: pick::Scratch,
 }
 
@@ -63,8 +74,11 @@ impl Decoder {
                 self.product(&head.acts, &mut [Job::store(&*self.head, logits)]);
                 self.finish_logits(&mut head.logits[..same * vocab]);
             }
+            if kind {
+                self.reduce(step, &mut work.head, at..at + same, bend);
+            }
             for (i, read) in reads.iter().enumerate() {
-                self.deliver(step, work, at + i, i, read, bend, each);
+                self.deliver(step, work, at + i, i, read, each);
             }
             at += same;
         }
@@ -84,7 +98,34 @@ impl Decoder {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one read in one group")]
+    /// Reduce the logits of a group of reads. Rows that nobody bends are shared among the threads; where there are fewer,
+    /// a row is.
+    fn reduce(&self, step: &Step, head: &mut Buffers, reads: Range<usize>, bend: &mut dyn FnMut(usize, &mut [f32])) {
+        let (vocab, pool, first) = (self.config.vocab, &*self.pool, reads.start);
+        let reads = &step.reads[reads];
+        if head.rows.len() < reads.len() {
+            head.rows.resize_with(reads.len(), Reduced::default);
+        }
+        let (rows, logits) = (&mut head.rows[..reads.len()], &mut head.logits[..]);
+        if reads.len() >= pool.threads() && !reads.iter().any(|read| read.bend) {
+            let logits = &*logits;
+            return each(pool, rows, &|i, out| out.whole(None, step, &reads[i], &logits[i * vocab..][..vocab]));
+        }
+        for (i, (read, out)) in reads.iter().zip(rows).enumerate() {
+            let row = &mut logits[i * vocab..][..vocab];
+            if !read.bend {
+                out.whole(Some(pool), step, read, row);
+                continue;
+            }
+            out.error = out.raw(Some(pool), step, read, row).err();
+            let raw = if read.logprob { row.to_vec() } else { Vec::new() };
+            if out.error.is_none() {
+                bend(first + i, row);
+                out.error = out.choose(Some(pool), read, row, &raw).err();
+            }
+        }
+    }
+
     fn deliver(
         &self,
         step: &Step,
@@ -92,11 +133,10 @@ impl Decoder {
         index: usize,
         i: usize,
         read: &RowRead,
-        bend: &mut dyn FnMut(usize, &mut [f32]),
         each: &mut dyn FnMut(usize, Reading<'_>),
     ) {
         let (width, vocab, layers) = (self.config.hidden, self.config.vocab, self.layers.len());
-        let Buffers { normed, logits, top, asked, hidden, mass, scratch, .. } = &mut work.head;
+        let Buffers { normed, logits, rows, hidden, mass, .. } = &mut work.head;
         hidden.clear();
         let first = step.taps.partition_point(|t| t.row < read.row);
         for (t, tap) in step.taps.iter().enumerate().skip(first).take_while(|(_, t)| t.row == read.row) {
@@ -108,51 +148,55 @@ impl Decoder {
         for (m, _) in step.masses.iter().enumerate().skip(first).take_while(|(_, m)| m.row == read.row) {
             mass.extend_from_slice(&work.masses[work.mass_ranges[m].clone()]);
         }
-        top.clear();
-        asked.clear();
         let mut reading = Reading { hidden, mass, ..Reading::default() };
         if wants_logits(read) {
-            let row = &mut logits[i * vocab..(i + 1) * vocab];
-            let asks = (step, index, read);
-            if let Err(error) = reduce(&self.pool, asks, row, bend, top, asked, scratch, &mut reading) {
-                reading = Reading { error: Some(error), ..Reading::default() };
-            } else {
-                reading.logits = if read.logits { row } else { &[] };
-                (reading.top, reading.asked) = (top, asked);
-            }
+            let Reduced { top, asked, stats, choice, logprob, error, .. } = &rows[i];
+            reading = match error {
+                Some(error) => Reading { error: Some(*error), ..Reading::default() },
+                None => {
+                    let logits = if read.logits { &logits[i * vocab..][..vocab] } else { &[] };
+                    Reading { choice: *choice, logprob: *logprob, top, stats: *stats, asked, logits, ..reading }
+                }
+            };
         }
         each(index, reading);
     }
 }
 
-/// Everything that is read from one row of logits. What is of the raw row comes first, then the row is bent.
-#[expect(clippy::too_many_arguments, reason = "buffers, borrowed apart")]
-fn reduce(
-    pool: &Pool,
-    (step, index, read): (&Step, usize, &RowRead),
-    row: &mut [f32],
-    bend: &mut dyn FnMut(usize, &mut [f32]),
-    top: &mut Vec<(Token, f32)>,
-    asked: &mut Vec<f32>,
-    scratch: &mut pick::Scratch,
-    reading: &mut Reading<'_>,
-) -> Result<(), PickError> {
-    let needs_lse = read.stats || !read.asked.is_empty() || read.logprob;
-    let stats = if needs_lse { pick::stats_with(pool, row)? } else { Stats::default() };
-    reading.stats = stats;
-    if read.top > 0 {
-        pick::top_k(row, read.top, top);
+impl Reduced {
+    /// Everything that is read from a row that nobody bends.
+    fn whole(&mut self, pool: Option<&Pool>, step: &Step, read: &RowRead, row: &[f32]) {
+        let done = self.raw(pool, step, read, row).and_then(|()| self.choose(pool, read, row, row));
+        self.error = done.err();
     }
-    asked.extend(step.asked[read.asked.clone()].iter().map(|&t| row[t as usize] - stats.lse));
-    let raw = if read.logprob && read.bend { row.to_vec() } else { Vec::new() };
-    if read.bend {
-        bend(index, row);
+
+    /// What is of the raw row.
+    fn raw(&mut self, pool: Option<&Pool>, step: &Step, read: &RowRead, row: &[f32]) -> Result<(), PickError> {
+        self.top.clear();
+        self.asked.clear();
+        (self.choice, self.logprob, self.stats) = (None, 0.0, Stats::default());
+        if read.stats || !read.asked.is_empty() || read.logprob {
+            self.stats = pool.map_or_else(|| pick::stats(row), |pool| pick::stats_with(pool, row))?;
+        }
+        if read.top > 0 {
+            pick::top_k(row, read.top, &mut self.top);
+        }
+        let asked = step.asked[read.asked.clone()].iter();
+        self.asked.extend(asked.map(|&t| row[t as usize] - self.stats.lse));
+        Ok(())
     }
-    if let Some(choice) = &read.choice {
-        let token = pick::sample_with(pool, row, &choice.warp, choice.key, scratch)?;
-        reading.choice = Some(token);
-        let raw = if raw.is_empty() { &*row } else { &raw };
-        reading.logprob = if read.logprob { raw[token as usize] - stats.lse } else { 0.0 };
+
+    /// The choice, in the bent row; its log-probability is of the raw one.
+    fn choose(&mut self, pool: Option<&Pool>, read: &RowRead, row: &[f32], raw: &[f32]) -> Result<(), PickError> {
+        let Some(Choice { warp, key }) = &read.choice else { return Ok(()) };
+        let token = match pool {
+            Some(pool) => pick::sample_with(pool, row, warp, *key, &mut self.scratch)?,
+            None => pick::sample(row, warp, *key, &mut self.scratch)?,
+        };
+        self.choice = Some(token);
+        if read.logprob {
+            self.logprob = raw[token as usize] - self.stats.lse;
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -62,10 +62,18 @@ impl Decoder {
             self.tap(step, work, index);
             let turn = |s: &crate::step::Segment| s.layers.start == index || s.layers.end == index;
             if index == first || step.segments.iter().any(turn) {
-                attention::stand(step, index, work);
+                attention::stand(step, index, work, None);
             }
             if work.active.is_empty() && !work.sight.whole() {
                 continue; // no segment passes this layer
+            }
+            if index + 1 == self.layers.len() && 2 * step.reads.len() < step.rows.len() {
+                // What nobody reads leaves nothing of its last layer but keys and values.
+                self.remember(index, step, work, kv)?;
+                attention::stand(step, index, work, Some(&step.reads));
+                if work.active.is_empty() {
+                    continue;
+                }
             }
             self.layer(index, step, work, kv)?;
         }
@@ -123,20 +131,11 @@ impl Decoder {
     fn layer(&self, index: usize, step: &Step, work: &mut Work, kv: &mut KvStore) -> Result<(), NetworkError> {
         let width = self.config.hidden;
         let layer = &self.layers[index];
-        let whole = work.sight.whole();
-        let rows = if whole { step.rows.len() } else { work.active.len() };
-        // Where not all rows run, those that do are gathered, and scattered back at the end.
-        let mut x = std::mem::take(if whole { &mut work.x } else { &mut work.part });
-        if !whole {
-            let part = sized(&mut x, rows * width);
-            for (to, &from) in part.chunks_exact_mut(width).zip(&work.active) {
-                to.copy_from_slice(&work.x[from as usize * width..][..width]);
-            }
-        }
+        let (mut x, rows) = self.enter(step, work);
         let result = self
             .attend(index, layer, step, work, kv, &mut x[..rows * width])
             .and_then(|()| self.feed(index, layer, step, work, &mut x[..rows * width]));
-        if whole {
+        if work.sight.whole() {
             work.x = x;
         } else {
             for (from, &to) in x.chunks_exact(width).zip(&work.active) {
@@ -145,6 +144,75 @@ impl Decoder {
             work.part = x;
         }
         result
+    }
+
+    /// The residual streams of the rows of this layer, in a buffer of `work` that is to be given back, and how many. Where
+    /// not all rows run, those that do are gathered.
+    fn enter(&self, step: &Step, work: &mut Work) -> (Vec<f32>, usize) {
+        if work.sight.whole() {
+            return (std::mem::take(&mut work.x), step.rows.len());
+        }
+        let width = self.config.hidden;
+        let mut x = std::mem::take(&mut work.part);
+        let part = sized(&mut x, work.active.len() * width);
+        for (to, &from) in part.chunks_exact_mut(width).zip(&work.active) {
+            to.copy_from_slice(&work.x[from as usize * width..][..width]);
+        }
+        (x, work.active.len())
+    }
+
+    /// Write the keys and values of the rows of a layer, and nothing else.
+    fn remember(&self, index: usize, step: &Step, work: &mut Work, kv: &KvStore) -> Result<(), NetworkError> {
+        let layer = &self.layers[index];
+        let (x, rows) = self.enter(step, work);
+        let forms = layer.k.weights.form() | layer.v.weights.form();
+        let (norm, x_rows) = (layer.attn_norm.as_ref(), &x[..rows * self.config.hidden]);
+        let ready = self.prepare(index, &work.active, norm, x_rows, rows, forms, &mut work.h, &mut work.acts);
+        if work.sight.whole() {
+            work.x = x;
+        } else {
+            work.part = x;
+        }
+        ready?;
+        self.project(index, layer, step, work, kv, rows, false);
+        Ok(())
+    }
+
+    /// Keys and values of the rows into the store, and their queries into `work.q` if they are wanted.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a layer")]
+    fn project(
+        &self,
+        index: usize,
+        layer: &Layer,
+        step: &Step,
+        work: &mut Work,
+        kv: &KvStore,
+        rows: usize,
+        queries: bool,
+    ) {
+        let config = &self.config;
+        let dim = config.head_dim;
+        let (wide, narrow) = (if queries { config.heads * dim } else { 0 }, config.kv_heads * dim);
+        let (q, k, v) =
+            (sized(&mut work.q, rows * wide), sized(&mut work.k, rows * narrow), sized(&mut work.v, rows * narrow));
+        let jobs = &mut [Job::store(&layer.k, k), Job::store(&layer.v, v), Job::store(&layer.q, q)];
+        self.product(&work.acts, if queries { jobs } else { &mut jobs[..2] });
+        let (q, k, v) = (&mut work.q[..], &mut work.k[..], &mut work.v[..]);
+        let rope = layer.rope.map(|r| &self.ropes[r]);
+        let active = &work.active;
+        each_row3(&self.pool, rows, (q, wide), (k, narrow), (v, narrow), &|row, q, k, v| {
+            let row = active.get(row).map_or(row, |&r| r as usize);
+            let entry = &step.rows[row];
+            if let (Some(qn), Some(kn)) = (&layer.q_norm, &layer.k_norm) {
+                qn.heads(q);
+                kn.heads(k);
+            }
+            if let Some(rope) = rope {
+                rope.rotate(q, q.len() / dim, dim, entry.position);
+                rope.rotate(k, config.kv_heads, dim, entry.position);
+            }
+            kv.write(index, entry.slot, k, v);
+        });
     }
 
     fn attend(
@@ -157,31 +225,11 @@ impl Decoder {
         x: &mut [f32],
     ) -> Result<(), NetworkError> {
         let config = &self.config;
-        let (dim, width) = (config.head_dim, config.hidden);
-        let (wide, narrow) = (config.heads * dim, config.kv_heads * dim);
-        let rows = x.len() / width;
+        let wide = config.heads * config.head_dim;
+        let rows = x.len() / config.hidden;
         let forms = layer.q.weights.form() | layer.k.weights.form() | layer.v.weights.form();
         self.prepare(index, &work.active, layer.attn_norm.as_ref(), x, rows, forms, &mut work.h, &mut work.acts)?;
-        let (q, k, v) =
-            (sized(&mut work.q, rows * wide), sized(&mut work.k, rows * narrow), sized(&mut work.v, rows * narrow));
-        let mut jobs = [Job::store(&layer.q, q), Job::store(&layer.k, k), Job::store(&layer.v, v)];
-        self.product(&work.acts, &mut jobs);
-        let (q, k, v) = (&mut work.q[..], &mut work.k[..], &mut work.v[..]);
-        let rope = layer.rope.map(|r| &self.ropes[r]);
-        let (store, active) = (&*kv, &work.active);
-        each_row3(&self.pool, rows, (q, wide), (k, narrow), (v, narrow), &|row, q, k, v| {
-            let row = active.get(row).map_or(row, |&r| r as usize);
-            let entry = &step.rows[row];
-            if let (Some(qn), Some(kn)) = (&layer.q_norm, &layer.k_norm) {
-                qn.heads(q);
-                kn.heads(k);
-            }
-            if let Some(rope) = rope {
-                rope.rotate(q, config.heads, dim, entry.position);
-                rope.rotate(k, config.kv_heads, dim, entry.position);
-            }
-            store.write(index, entry.slot, k, v);
-        });
+        self.project(index, layer, step, work, kv, rows, true);
         self.look(index, layer, step, work, kv, rows);
         let form = layer.o.weights.form();
         let y = &work.y[..rows * wide];
