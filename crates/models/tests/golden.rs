@@ -97,13 +97,16 @@ fn rows_are_invariant_bitwise() {
         let other = Runner::load(case).causal(b).logits;
         let mut both = Runner::load(case);
         assert!(both.together(&[a, b]) == [whole.clone(), other].concat(), "{case}: two sequences in one step");
+        // Rows that nobody reads do less in the last layer, and are remembered all the same.
+        let (row, mut runner) = (whole.len() / 24, Runner::load(case));
+        assert!(runner.last(&a[..20]).logits == whole[19 * row..20 * row], "{case}: the last of 20 is read");
+        assert!(runner.last(&a[20..]).logits == whole[23 * row..], "{case}: behind rows that were not read");
         // The last rows as a chain in the tail.
         let mut runner = Runner::load(case);
         runner.causal(&a[..17]);
         let places: Vec<u32> = (17..24).collect();
         let sights: Vec<Vec<Visible>> =
             (0..7).map(|i| (0..=i).map(|j| Visible { place: 17 + j, slot: runner.tail() + j }).collect()).collect();
-        let row = whole.len() / 24;
         assert!(runner.tail_rows(&a[17..], &places, 17, &sights) == whole[17 * row..], "{case}: tail");
     }
 }
