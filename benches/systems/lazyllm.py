@@ -1,4 +1,4 @@
-"""LazyLLM against plain decoding on long prompts: time to first token, rows times layers, agreement (sheet 43).
+"""The companion LazyLLM against plain decoding alone on long prompts: time to first token, rows times layers, agreement (sheet 43).
 
     python benches/systems/lazyllm.py MODEL [--tokens 2048] [--rounds 5]
 
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--answer", type=int, default=24, help="tokens of the answers that are counted and compared")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settings: dict[str, Any] = {
-        "plain": "plain",
+    settings: dict[str, dict[str, Any] | None] = {
+        "plain": None,
         "lazyllm, drop 30": {"name": "lazyllm"},
         "lazyllm, drop 50": {"name": "lazyllm", "drop": [50.0]},
         "lazyllm, drop 70": {"name": "lazyllm", "drop": [70.0]},
@@ -54,15 +54,16 @@ def main() -> None:
             # Another first token each turn: nothing is found in the prefix cache.
             prompt = body[turn + 1 : turn + 2] + body[turn + 2 - options.tokens % 2 :]
             prompt = prompt[: options.tokens]
-            for at, (name, strategy) in enumerate(settings.items()):
+            for at, (name, companion) in enumerate(settings.items()):
+                with_it = [companion] if companion else []
                 prompt[0] = 1000 + turn * len(settings) + at
                 start = time.perf_counter()
-                first = llm.generate([prompt], one, strategy=strategy)[0]
+                first = llm.generate([prompt], one, companions=with_it)[0]
                 if turn:
                     facts[name]["first"].append(time.perf_counter() - start)
                 else:
                     prompt[0] = 999
-                    answer = llm.generate([prompt], long, strategy=strategy)[0]
+                    answer = llm.generate([prompt], long, companions=with_it)[0]
                     reference = reference or answer.outputs[0].token_ids
                     same = sum(a == b for a, b in zip(answer.outputs[0].token_ids, reference, strict=True))
                     facts[name]["row_layers"] = first.usage.row_layers
@@ -71,7 +72,7 @@ def main() -> None:
     plain = facts["plain"]
     print(f"{options.tokens} tokens of prompt, median of {options.rounds}\n")
     print(
-        "| strategy | rows x layers of the prompt | time to first token, s | plain / it | rows x layers with the answer | tokens as plain |"
+        "| plain with | rows x layers of the prompt | time to first token, s | plain / it | rows x layers with the answer | tokens as plain |"
     )
     print("|---|---|---|---|---|---|")
     for name, f in facts.items():

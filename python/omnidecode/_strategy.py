@@ -20,6 +20,7 @@ from importlib import metadata
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from . import _core
+from ._companion import companions
 from .errors import RequestError
 
 __all__ = ["BUILT_IN", "ENTRY_POINTS", "Strategy", "register", "registry", "resolve", "strategy"]
@@ -168,6 +169,10 @@ def resolve(given: str | Mapping[str, Any] | Strategy | None) -> Strategy:
             except Exception as error:
                 raise RequestError(f"strategy {name}: {entry.value} cannot be loaded: {error!r}") from error
     if name not in _CLASSES:
+        if any(entry["name"] == name for entry in companions()):
+            raise RequestError(
+                f"strategy: expected a strategy, found the companion {name!r}; give it in companions=[...]"
+            )
         raise RequestError(f"strategy: expected one of {', '.join(sorted(_CLASSES))}; found {name!r}")
     try:
         return _CLASSES[name](**parameters)

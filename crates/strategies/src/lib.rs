@@ -12,7 +12,6 @@ pub mod fusion;
 pub mod latent;
 pub mod parallel;
 pub mod params;
-pub mod pruning;
 pub mod registry;
 pub mod scoring;
 pub mod search;
@@ -27,9 +26,7 @@ registry::strategies! {
     diffusion::llada,
     diffusion::sdar,
     fusion::fs_gen,
-    fusion::rectification,
     parallel::superposed,
-    pruning::lazyllm,
     scoring::first,
     speculative::aded,
     latent::coconut,

@@ -1,6 +1,6 @@
 //! The registry: from one line a system grow its Python class, its shell flag, its docs row and the laws that test it.
 use crate::params::{Options, ParamError, ParamInfo};
-use omnidecode_engine::{Guarantee, Sequence, Strategy};
+use omnidecode_engine::{Guarantee, Plans, Sequence, Strategy};
 
 type Result<T, E = omnidecode_engine::Error> = std::result::Result<T, E>;
 use std::future::Future;
@@ -46,6 +46,8 @@ pub trait System: ParamSet + Clone + Send + 'static {
     fn check(&self) -> Result<(), ParamError> {
         Ok(())
     }
+    /// What plans it makes: what companions must know.
+    const PLANS: Plans = Plans::Drafts;
     /// Whether it asks the judge that comes with its request.
     fn asks_judge(&self) -> bool {
         false
@@ -59,7 +61,7 @@ pub const ROLES: &[(&str, &str)] = &[
     ("draft", "a smaller model of the same family, for strategies that draft with one; the small model of `fs-gen`"),
     ("expert", "the tuned form of the draft, whose difference to it steers the main model (`fs-gen` as a proxy)"),
     ("adapter", "trained behind an early layer of the main model, whose head it takes (`kangaroo`)"),
-    ("value", "a model whose logits are values in [-1, 0] (`rectification`)"),
+    ("value", "a model whose logits are values in [-1, 0], for the companion `rectification`"),
     ("judge", "a model that scores texts, for searches with `judge=model`"),
 ];
 
@@ -102,7 +104,7 @@ fn build<S: System>(options: &Options) -> Result<Strategy, ParamError> {
     params.check()?;
     let (guarantee, judged) = (params.guarantee(), params.asks_judge());
     let strategy = Strategy::new(S::CARD.name, guarantee, move |mut seq| async move { params.decode(&mut seq).await });
-    Ok(strategy.judged(judged))
+    Ok(strategy.judged(judged).plans(S::PLANS))
 }
 
 /// Why a strategy cannot be had.
@@ -115,6 +117,14 @@ pub enum RegistryError {
         name: String,
         /// All names.
         known: String,
+    },
+    /// A companion's.
+    #[error(
+        "`{name}` is a companion, which rides along a strategy: give it in `companions`, beside `plain` or another"
+    )]
+    Companion {
+        /// What was asked for.
+        name: String,
     },
     /// Its parameters were refused.
     #[error(transparent)]
@@ -141,9 +151,12 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 /// # Errors
 /// [`RegistryError`] says what there is.
 pub fn strategy(name: &str, options: &Options) -> Result<Strategy, RegistryError> {
-    let entry = find(name).ok_or_else(|| RegistryError::Unknown {
-        name: name.into(),
-        known: crate::ALL.iter().map(|e| e.card.name).collect::<Vec<_>>().join(", "),
+    let entry = find(name).ok_or_else(|| match crate::companions::find(name) {
+        Some(_) => RegistryError::Companion { name: name.into() },
+        None => RegistryError::Unknown {
+            name: name.into(),
+            known: crate::ALL.iter().map(|e| e.card.name).collect::<Vec<_>>().join(", "),
+        },
     })?;
     Ok((entry.build)(options)?)
 }

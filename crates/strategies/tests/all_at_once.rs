@@ -1,21 +1,24 @@
-//! Everything in one engine: 64 requests of all strategies that the table networks can carry, with companions, that arrive and
+//! Everything in one engine: 72 requests of all strategies that the table networks can carry, with companions, that arrive and
 //! are cancelled at random. What a request says does not depend on the crowd, and nothing stays behind.
 #[path = "common/bent.rs"]
 mod bent;
 mod common;
+#[path = "common/value.rs"]
+mod value;
 
 use bent::attach;
 use common::{config, denoises, options, prompts, request, sampling};
 use omnidecode_core::noise::{mix, pair, unit};
 use omnidecode_engine::testing::{Bench, TableNetwork};
 use omnidecode_engine::{Answer, Candidate, Config, Guarantee, Handle, Judge, NamedNetwork, Reason, Request, Usage};
+use omnidecode_strategies::companions::CompanionError;
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::{ALL, Entry};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-const REQUESTS: usize = 64;
+const REQUESTS: usize = 72;
 
 /// A main model that may be asked for a canvas too, and the models that strategies with two or three need.
 fn networks() -> Vec<NamedNetwork> {
@@ -23,15 +26,18 @@ fn networks() -> Vec<NamedNetwork> {
         let card = |c: &mut omnidecode_engine::ModelCard| (c.bytes, c.bidirectional) = (bytes, role == "main");
         NamedNetwork::new(role, Box::new(TableNetwork::new(7, own).with_card(card)))
     };
-    vec![net("main", 11, 2000), net("draft", 13, 100), net("expert", 19, 100), net("value", 21, 100)]
+    let value = NamedNetwork::new("value", Box::new(value::Value::of(-1.3)));
+    let beside = [("draft", 13), ("expert", 19), ("adapter", 23)].map(|(role, own)| net(role, own, 100));
+    [net("main", 11, 2000), value].into_iter().chain(beside).collect()
 }
 fn entries() -> Vec<&'static Entry> {
-    let held = ["draft", "expert", "value", "mask"];
+    let held = ["draft", "expert", "adapter", "mask"];
     ALL.iter().filter(|e| e.card.needs.iter().all(|need| held.contains(need))).collect()
 }
 /// Parameters without which an entry says nothing.
 fn params(name: &str) -> Options {
     options(match name {
+        "kangaroo" => json!({"exit_layer": 1}),
         "first" => json!({"labels": [11, 40, 7, 23, 52, 9]}),
         "best-of-n" | "self-consistency" | "particle" => json!({"n": 3}),
         "judge-beam" => json!({"n": 4, "width": 2, "step_tokens": 3}),
@@ -56,11 +62,19 @@ fn make(i: usize, entry: &Entry, prompt: &[u32]) -> Request {
         ("zero-tuning", json!({"gamma": 2.0})),
         ("clamp-neurons", json!({"neurons": [0, 1, 1, 7], "values": [0.5]})),
         ("grammar", json!({"regex": "[a-f]{3}[0-9a-f]*"})),
+        ("rectification", json!({"epsilon": 0.1})),
+        ("lazyllm", json!({"after": [0.5], "drop": [40.0]})),
+        ("lazyllm", json!({"after": [0.5], "drop": [40.0], "decode": false})),
     ];
+    let causal = entry.card.needs.iter().all(|need| ["draft", "adapter"].contains(need));
     for (at, (name, with)) in companions.into_iter().enumerate() {
-        let chosen = i % 6 == at + 1 || i % 6 == 5;
-        if chosen && entry.card.needs.iter().all(|need| *need == "draft") {
-            attach(name, &options(with), prompt, &mut request).expect("it fits");
+        let chosen = i % 9 == at + 1 || (i % 9 == 8 && at != 5);
+        if !(chosen && causal) {
+            continue;
+        }
+        match attach(name, &options(with), prompt, &mut request) {
+            Err(CompanionError::Unfit { reason, .. }) if reason.contains("does not ride along") => {}
+            attached => attached.expect("it fits"),
         }
     }
     request
@@ -76,7 +90,7 @@ fn said(answer: &Answer) -> (Vec<u32>, Reason, Guarantee, [usize; 4]) {
 }
 
 #[test]
-fn sixty_four_requests_of_every_kind() {
+fn requests_of_every_kind_in_one_engine() {
     let entries = entries();
     let kinds: BTreeSet<&str> = entries.iter().map(|e| e.card.name).collect();
     assert!(kinds.len() >= 15 && entries.iter().any(|e| denoises(e)), "{kinds:?}");

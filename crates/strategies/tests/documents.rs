@@ -9,6 +9,8 @@
 #[path = "common/bent.rs"]
 mod bent;
 mod common;
+#[path = "common/value.rs"]
+mod value;
 
 use common::{config, denoises, networks_of, request};
 use omnidecode_engine::testing::{Bench, TableNetwork};
@@ -100,6 +102,9 @@ fn run(ask: &Value, strategy: &str, params: &Options) -> Result<Ran, String> {
     let mut models = networks_of(entry);
     for (i, role) in entry.card.needs.iter().filter(|n| !["draft", "mask", "block"].contains(n)).enumerate() {
         models.push(NamedNetwork::new(*role, Box::new(TableNetwork::new(7, 17 + i as u64))));
+    }
+    if !models.iter().any(|m| m.role == "value") {
+        models.push(NamedNetwork::new("value", Box::new(value::Value::of(-0.8))));
     }
     let mut bench = Bench::new(config(), models).map_err(|e| e.to_string())?;
     let prompt = prompt.ok_or("`prompt` must be a list of tokens")?;

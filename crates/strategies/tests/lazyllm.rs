@@ -1,24 +1,24 @@
 //! Sheet 43 on the golden Llama: the Contract, with counters and against a computation that masks what was left out.
+#[path = "common/bent.rs"]
+mod bent;
 mod common;
 
+use bent::golden;
 use common::{options, prompts, request, sampling};
 use omnidecode_engine::testing::Bench;
 use omnidecode_engine::{
     Answer, Config, Cost, Guarantee, KvAction, Mask, NamedNetwork, Plan, Readout, Request, Row, Sampling, Strategy,
     Token,
 };
-use omnidecode_models::Weights;
-use omnidecode_models::decoder::{Decoder, Options as Loading};
-use omnidecode_strategies::strategy;
-use serde_json::json;
+use omnidecode_models::Network;
+use omnidecode_strategies::companions::{self, CompanionError, Context};
+use serde_json::{Value, json};
 use std::sync::mpsc::channel;
 
 const LAYERS: usize = 3;
 
 fn run(requests: Vec<Request>) -> Vec<Answer> {
-    let folder = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/llama");
-    let weights = Weights::open(&folder).expect("the golden folder is in the repository");
-    let network = Decoder::load(&weights, &Loading { threads: Some(1), ..Loading::default() }).expect("loads");
+    let network = golden("llama");
     let config = Config { pages: 128, tail: 256, cost: Cost::Fixed(vec![(1, 1.0), (8, 1.1)]), ..Config::default() };
     let mut bench = Bench::new(config, vec![NamedNetwork::new("main", Box::new(network))]).expect("starts");
     let handles: Vec<_> = requests.into_iter().map(|r| bench.submit(r)).collect();
@@ -36,34 +36,42 @@ fn row_layers(answer: &Answer) -> usize {
 fn prompt(n: usize) -> Vec<Token> {
     (0..n as u64).map(|i| 3 + (omnidecode_core::noise::mix(i + 77) % 300) as Token).collect()
 }
-fn lazy(params: serde_json::Value, prompt: &[Token], tokens: usize, seed: u64, temperature: f32) -> Request {
+fn attach(params: Value, prompt: &[Token], request: &mut Request) -> Result<(), CompanionError> {
+    let card = golden("llama").card().clone();
+    companions::attach("lazyllm", &options(params), &Context { card: &card, prompt, vocabulary: None }, request)
+}
+/// A strategy with its parameters, and tokens left out; with `null` nothing rides along.
+fn ride(name: &str, own: Value, params: &Value, prompt: &[Token], sampling: &Sampling) -> Request {
+    let mut request = request(name, &options(own), prompt, sampling);
+    if !params.is_null() {
+        attach(params.clone(), prompt, &mut request).expect("fits");
+    }
+    request
+}
+fn lazy(params: Value, prompt: &[Token], tokens: usize, seed: u64, temperature: f32) -> Request {
     let sampling = Sampling { temperature, seed, max_tokens: Some(tokens), ignore_eos: true, ..Sampling::default() };
-    request("lazyllm", &options(params), prompt, &sampling)
+    ride("plain", json!({}), &params, prompt, &sampling)
 }
 
 /// Contract 1 and 9: nothing left out is plain decoding to the bit, through the split forwards too; repeats agree.
 #[test]
 fn nothing_left_out_is_plain() {
     let prompts: Vec<Vec<Token>> = prompts(24).into_iter().map(|p| p.into_iter().take(60).collect()).collect();
-    let ask = |name: &str, params: serde_json::Value, i: usize| {
-        request(name, &options(params), &prompts[i], &sampling(i, (i % 2) as f32))
-    };
-    let plain = run((0..24).map(|i| ask("plain", json!({}), i)).collect());
+    let ask = |params: Value, i: usize| ride("plain", json!({}), &params, &prompts[i], &sampling(i, (i % 2) as f32));
+    let plain = run((0..24).map(|i| ask(Value::Null, i)).collect());
     // The second drops less than one token of a hundred: three groups of layers, all rows.
     for params in
         [json!({"drop": [0.0]}), json!({"after": [0.34, 0.67], "drop": [0.5]}), json!({"after": [], "drop": [30.0]})]
     {
-        let lazy = run((0..24).map(|i| ask("lazyllm", params.clone(), i)).collect());
+        let lazy = run((0..24).map(|i| ask(params.clone(), i)).collect());
         for (lazy, plain) in lazy.iter().zip(&plain) {
             assert_eq!(tokens(lazy), tokens(plain), "{params}");
             assert_eq!(row_layers(lazy), row_layers(plain), "{params}");
         }
-        assert_eq!(
-            lazy[0].end.as_ref().expect("ended").guarantee == Guarantee::Exact,
-            params["drop"] == json!([0.0]) || params["after"] == json!([])
-        );
+        let absent = params["drop"] == json!([0.0]) || params["after"] == json!([]);
+        assert_eq!(ask(params, 0).carriers.is_empty(), absent);
     }
-    let twice = || run((0..24).map(|i| ask("lazyllm", json!({"drop": [40.0]}), i)).collect());
+    let twice = || run((0..24).map(|i| ask(json!({"drop": [40.0]}), i)).collect());
     assert!(twice().iter().zip(&twice()).all(|(a, b)| a.delta.tokens == b.delta.tokens));
     let differ = twice().iter().zip(&plain).filter(|(a, b)| tokens(a) != tokens(b)).count();
     assert!(differ > 3, "leaving out 40 % of the tokens changes {differ} of 24 answers");
@@ -74,17 +82,17 @@ fn nothing_left_out_is_plain() {
 #[test]
 fn nothing_left_out_has_the_logits_of_plain() {
     let text = prompt(70);
-    let ask = |name: &str, params: serde_json::Value| {
+    let ask = |params: Value| {
         let sampling = Sampling { logprobs: Some(20), max_tokens: Some(12), ignore_eos: true, ..Sampling::default() };
-        let answer = run(vec![request(name, &options(params), &text, &sampling)]).remove(0);
+        let answer = run(vec![ride("plain", json!({}), &params, &text, &sampling)]).remove(0);
         answer.delta.logprobs.iter().map(|l| format!("{l:?}")).collect::<Vec<_>>()
     };
-    let plain = ask("plain", json!({}));
+    let plain = ask(Value::Null);
     assert_eq!(plain.len(), 12);
     for params in [json!({"drop": [0.0]}), json!({"after": [0.34, 0.67], "drop": [0.5]})] {
-        assert_eq!(ask("lazyllm", params.clone()), plain, "{params}");
+        assert_eq!(ask(params.clone()), plain, "{params}");
     }
-    assert_ne!(ask("lazyllm", json!({"drop": [40.0]})), plain, "leaving tokens out shows");
+    assert_ne!(ask(json!({"drop": [40.0]})), plain, "leaving tokens out shows");
 }
 
 /// Contract 5: rows at a layer after m prunings follow the integer rule.
@@ -202,8 +210,48 @@ fn beside_others_it_is_the_same() {
     }
 }
 
+/// With tokens left out of the prompt's pass only, drafts are verified as ever: token for token, and log-probability for
+/// log-probability, what plain decoding gives with the same tokens left out.
+#[test]
+fn drafts_are_verified_behind_the_prompt() {
+    let params = json!({"after": [0.34, 0.67], "drop": [40.0], "decode": false});
+    for temperature in [0.0, 1.0] {
+        for (i, prompt) in prompts(30).iter().enumerate() {
+            let prompt: Vec<Token> = prompt.iter().copied().take(60).collect();
+            let sampling = Sampling { logprobs: Some(2), ..sampling(i, temperature) };
+            let plain = run(vec![ride("plain", json!({}), &params, &prompt, &sampling)]).remove(0);
+            for name in ["prompt-lookup", "token-recycling"] {
+                let answer = run(vec![ride(name, json!({}), &params, &prompt, &sampling)]).remove(0);
+                assert_eq!(tokens(&answer), tokens(&plain), "{name}, prompt {i}");
+                assert_eq!(answer.delta.logprobs, plain.delta.logprobs, "{name}, prompt {i}");
+            }
+        }
+    }
+}
+
+/// Branches share what the prompt's pass computed, and each leaves out what its own last token does not look at.
+#[test]
+fn branches_share_the_pruned_prompt() {
+    let (n, made) = (60, 8);
+    let text = prompt(n);
+    let sampling = Sampling { temperature: 1.0, max_tokens: Some(made), ignore_eos: true, ..Sampling::default() };
+    let params = json!({"after": [0.34, 0.67], "drop": [40.0], "revive": false});
+    for name in ["best-of-n", "self-consistency"] {
+        let ask = |params: &Value| run(vec![ride(name, json!({"n": 3}), params, &text, &sampling)]).remove(0);
+        let (lazy, whole) = (ask(&params), ask(&Value::Null));
+        assert_eq!(tokens(&lazy).len(), made);
+        assert_eq!(row_layers(&whole), LAYERS * (n - 1 + 3 * made), "{name}: the prompt is computed once");
+        let left_out = row_layers(&whole) - row_layers(&lazy);
+        // 59 tokens, less 23, less 14 of the rest, but for the last one, which stays.
+        assert!((57..=60).contains(&left_out), "{name}: nothing comes back of {left_out}");
+        let back = ask(&json!({"after": [0.34, 0.67], "drop": [40.0]}));
+        assert!((row_layers(&lazy)..=row_layers(&whole) + 2 * left_out).contains(&row_layers(&back)), "{name}");
+    }
+}
+
 #[test]
 fn bad_parameters_are_refused() {
+    let mut asked = request("plain", &options(json!({})), &[1, 2], &Sampling::default());
     for bad in [
         json!({"after": [0.5, 0.2]}),
         json!({"after": [1.5]}),
@@ -212,6 +260,6 @@ fn bad_parameters_are_refused() {
         json!({"drop": [101.0]}),
         json!({"revive": false, "decode": false}),
     ] {
-        assert!(strategy("lazyllm", &options(bad.clone())).is_err(), "{bad}");
+        assert!(attach(bad.clone(), &[1, 2], &mut asked).is_err(), "{bad}");
     }
 }

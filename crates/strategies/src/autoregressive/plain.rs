@@ -1,6 +1,6 @@
 //! Plain decoding: the target's own choice, one token a forward. What every guarantee is measured against.
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Readout, Result, Sequence};
+use omnidecode_engine::{Guarantee, Plans, Readout, Result, Sequence};
 
 crate::params! {}
 
@@ -12,6 +12,7 @@ impl System for Params {
         summary: "The model's own choice, one token a forward.",
         source: "the baseline",
     };
+    const PLANS: Plans = Plans::Steps;
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         while !seq.finished() {

@@ -55,7 +55,7 @@ impl Companion for Params {
             return Err(unfit(format!("the grammar cannot be used: {e}")));
         }
         let law = Law { matcher: Mutex::new(matcher), ends: to.card.eos.as_slice().into() };
-        Ok(Attachment { processors: vec![Arc::new(law)], edits: None })
+        Ok(Attachment { processors: vec![Arc::new(law)], ..Attachment::default() })
     }
 }
 

@@ -40,7 +40,7 @@ impl Companion for Params {
             return Ok(Attachment::default());
         }
         let law = Law { code: Arc::new(code), bits: bits.into(), delta: self.delta as f32 };
-        Ok(Attachment { processors: vec![Arc::new(law)], edits: None })
+        Ok(Attachment { processors: vec![Arc::new(law)], ..Attachment::default() })
     }
 }
 

@@ -1,16 +1,19 @@
-//! What rides along any strategy, per request: laws on logits, edits inside the model.
+//! What rides along any strategy, per request: laws on logits, edits inside the model, and what takes part in the forwards
+//! themselves (a value model beside them, tokens left out of layers).
 //!
 //! `strategy` says how tokens are found, companions what bends the model or its law. `Exact` then means: as plain
 //! decoding with the same companions.
 pub mod clamp_neurons;
 pub mod grammar;
+pub mod lazyllm;
 pub mod majormark;
+pub mod rectification;
 pub mod zero_tuning;
 
 use crate::params::{Options, ParamError, ParamInfo};
 use crate::registry::ParamSet;
 use omnidecode_core::Token;
-use omnidecode_engine::{Edits, LogitsProcessor, ModelCard, Request};
+use omnidecode_engine::{Carrier, Edits, LogitsProcessor, ModelCard, Request};
 use std::sync::Arc;
 
 /// What is known of a companion before it is attached.
@@ -58,6 +61,8 @@ pub struct Attachment {
     pub processors: Vec<Arc<dyn LogitsProcessor>>,
     /// Edits inside the main model.
     pub edits: Option<Edits>,
+    /// What takes part in the forwards: stands outside of what is there already when it bends the law, else inside.
+    pub carriers: Vec<Arc<dyn Carrier>>,
 }
 
 /// Why a companion cannot be attached.
@@ -133,7 +138,9 @@ macro_rules! companions {
 companions! {
     clamp_neurons,
     grammar,
+    lazyllm,
     majormark,
+    rectification,
     zero_tuning,
 }
 
@@ -153,7 +160,15 @@ pub fn attach(name: &str, options: &Options, to: &Context<'_>, request: &mut Req
         known: ALL.iter().map(|e| e.card.name).collect::<Vec<_>>().join(", "),
     })?;
     let brought = (entry.attach)(options, to)?;
+    for carrier in &brought.carriers {
+        carrier.carries(request.strategy.plans).map_err(|reason| {
+            let reason = format!("does not ride along `{}`: {reason}", request.strategy.name);
+            CompanionError::Unfit { name: entry.card.name, reason }
+        })?;
+    }
     request.processors.extend(brought.processors);
+    let at = if entry.card.bends == "law" { request.carriers.len() } else { 0 };
+    request.carriers.splice(at..at, brought.carriers);
     if let Some(new) = brought.edits {
         let mut edits = request.edits.as_deref().cloned().unwrap_or_default();
         edits.biases.extend(new.biases);

@@ -7,7 +7,7 @@ use super::settings::{bidirectional, cached, canvas_params, clash};
 use super::unmask::Schedule;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Result, Sequence};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence};
 
 canvas_params! {
     /// Dream's algorithm: `origin` (every place by a coin of its own), `maskgit-plus`, `topk-margin` or `entropy`.
@@ -30,6 +30,7 @@ impl System for Params {
         summary: "The whole canvas is denoised at once, by a schedule.",
         source: "arXiv:2508.15487, sheet 00-diffusion",
     };
+    const PLANS: Plans = Plans::Canvas;
 
     fn check(&self) -> Result<(), ParamError> {
         let owner = Self::CARD.name;

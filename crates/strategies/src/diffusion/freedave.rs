@@ -9,7 +9,7 @@ use super::settings::{Rules, bidirectional, cached, planned};
 use super::unmask::{quota, ranked};
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Canvas, Error, Guarantee, Look, Readout, Result, Sequence, Token};
+use omnidecode_engine::{Canvas, Error, Guarantee, Look, Plans, Readout, Result, Sequence, Token};
 use std::ops::Range;
 
 crate::params! {
@@ -48,6 +48,7 @@ impl System for Params {
         summary: "The static diffusion loop, several of its states verified in one forward.",
         source: "arXiv:2510.00294, sheet 08",
     };
+    const PLANS: Plans = Plans::Canvas;
 
     fn check(&self) -> Result<(), ParamError> {
         self.rules().check(Self::CARD.name, "static", false)

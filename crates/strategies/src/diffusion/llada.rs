@@ -5,7 +5,7 @@ use super::guess::{Guide, Order};
 use super::settings::{bidirectional, cached, canvas_params, clash, planned};
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Result, Sequence, Token};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence, Token};
 
 canvas_params! {
     /// What sure means: `confidence`, `margin`, `entropy`, `random` or `sequential`.
@@ -24,6 +24,7 @@ impl System for Params {
         summary: "A canvas is denoised block by block, the surest guesses first.",
         source: "arXiv:2502.09992, arXiv:2505.22618, sheets 00-diffusion, 03, 19, 20",
     };
+    const PLANS: Plans = Plans::Canvas;
 
     fn check(&self) -> Result<(), ParamError> {
         let working = self.check_canvas(self.order != "confidence")?;

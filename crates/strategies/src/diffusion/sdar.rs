@@ -6,7 +6,7 @@ use super::guess::Order;
 use super::settings::unmask_params;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Error, Guarantee, ModelCard, Result, Sequence};
+use omnidecode_engine::{Error, Guarantee, ModelCard, Plans, Result, Sequence};
 use std::ops::Range;
 
 unmask_params! {
@@ -27,6 +27,7 @@ impl System for Params {
         summary: "Blocks are denoised one after the other, finished ones cached exactly.",
         source: "arXiv:2510.06303, arXiv:2503.09573, sheet 00-diffusion",
     };
+    const PLANS: Plans = Plans::Canvas;
 
     fn check(&self) -> Result<(), ParamError> {
         self.rules().check(Self::CARD.name, "static", self.order != "confidence")

@@ -11,7 +11,7 @@ use crate::speculative::drafting::{Draft, Verifier, misfit};
 use omnidecode_core::Token;
 use omnidecode_core::law::choose;
 use omnidecode_core::noise::{Key, Purpose};
-use omnidecode_engine::{Guarantee, Outcome, Readout, Result, Sequence};
+use omnidecode_engine::{Guarantee, Outcome, Plans, Readout, Result, Sequence};
 
 crate::params! {
     /// How a token is made of what the models say. `oracle`: the large model's. `contrastive`: both logits, mixed or
@@ -67,6 +67,7 @@ impl System for Params {
         summary: "A small model writes, a large one is asked where a router says so; their logits are fused.",
         source: "arXiv:2406.12295, sheet 33",
     };
+    const PLANS: Plans = Plans::Joined;
 
     fn guarantee(&self) -> Guarantee {
         match (self.method.as_str(), self.router.as_str()) {

@@ -1,4 +1,3 @@
 //! Several models, one text.
 pub mod fs_gen;
-pub mod rectification;
 pub mod router;

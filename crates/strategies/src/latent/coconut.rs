@@ -1,7 +1,7 @@
 //! Coconut (arXiv:2412.06769; sheet 34): behind the prompt the model thinks in vectors. Its state after the final norm is fed
 //! back as the next input, so many times, before it answers. A thought needs no head, unless it is read out.
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Readout, Result, Seen, Sequence, Token};
+use omnidecode_engine::{Guarantee, Plans, Readout, Result, Seen, Sequence, Token};
 
 crate::params! {
     /// Thoughts. 0, without markers, is plain decoding.
@@ -22,6 +22,7 @@ impl System for Params {
         summary: "Thinks in vectors, its last state fed back as the next input, before it answers in tokens.",
         source: "arXiv:2412.06769, sheet 34",
     };
+    const PLANS: Plans = Plans::Vectors;
 
     fn guarantee(&self) -> Guarantee {
         let nothing = self.latents == 0 && self.start.is_none() && self.end.is_none();

@@ -7,7 +7,7 @@ use crate::params::ParamError;
 use crate::registry::{Card, System};
 use crate::speculative::drafting::{largest, misfit};
 use omnidecode_core::Token;
-use omnidecode_engine::{Error, Guarantee, Readout, Result, Sequence};
+use omnidecode_engine::{Error, Guarantee, Plans, Readout, Result, Sequence};
 use std::rc::Rc;
 
 crate::params! {
@@ -43,6 +43,7 @@ impl System for Params {
         summary: "Several texts from one pass: superposed embeddings in, n-grams to tell the drafts apart.",
         source: "arXiv:2405.18400, sheet 44",
     };
+    const PLANS: Plans = Plans::Vectors;
 
     fn check(&self) -> Result<(), ParamError> {
         match self.top {

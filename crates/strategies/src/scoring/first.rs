@@ -7,7 +7,7 @@
 use crate::params::ParamError;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
-use omnidecode_engine::{Error, Guarantee, Readout, Result, Sequence};
+use omnidecode_engine::{Error, Guarantee, Plans, Readout, Result, Sequence};
 
 crate::params! {
     /// Token ids of the labels, in the old order of what is ranked.
@@ -27,6 +27,7 @@ impl System for Params {
         summary: "Ranks labels by the logits of the first one: one forward, no decoding.",
         source: "arXiv:2406.15657, sheet 01",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn check(&self) -> Result<(), ParamError> {
         let bad = |name: &str, expected: &str, found: String| {

@@ -4,7 +4,7 @@ use super::branch::{Boundary, Branch, grow, hand_in};
 use super::judging::Judging;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Result, Sequence, Warp};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence, Warp};
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
@@ -30,6 +30,7 @@ impl System for Params {
         summary: "Best-first search over steps: the most promising text so far is continued next.",
         source: "arXiv:2505.13672, sheet 04",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn guarantee(&self) -> Guarantee {
         let unlimited = self.budget_tokens.is_none() && self.budget_judged.is_none();

@@ -4,7 +4,7 @@ use super::branch::{Branch, hand_in};
 use crate::registry::{Card, System};
 use futures_util::future::try_join_all;
 use omnidecode_core::law::log_sum_exp;
-use omnidecode_engine::{Guarantee, Outcome, Readout, Result, Sequence, Token};
+use omnidecode_engine::{Guarantee, Outcome, Plans, Readout, Result, Sequence, Token};
 
 crate::params! {
     /// Beginnings that are kept. 1 is plain decoding.
@@ -26,6 +26,7 @@ impl System for Params {
         summary: "Keeps the likeliest beginnings and gives the likeliest text.",
         source: "transformers 5, `generate(num_beams=...)`",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn guarantee(&self) -> Guarantee {
         if self.width == 1 { Guarantee::Exact } else { Guarantee::Approximate }

@@ -4,7 +4,7 @@ use super::branch::{Boundary, best, grow, hand_in, spread};
 use super::judging::Judging;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Result, Sequence};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence};
 
 super::settings::judged! {
     /// Samples. 1 is plain decoding.
@@ -26,6 +26,7 @@ impl System for Params {
         summary: "Many samples side by side; the one that a judge scores best is the answer.",
         source: "sheet 04, baselines",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn guarantee(&self) -> Guarantee {
         if self.n == 1 { Guarantee::Exact } else { Guarantee::Approximate }

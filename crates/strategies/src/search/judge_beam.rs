@@ -3,7 +3,7 @@ use super::branch::{Boundary, Branch, best, grow, hand_in, spread};
 use super::judging::Judging;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Result, Sequence};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence};
 
 super::settings::stepped! {
     /// Steps that are sampled side by side.
@@ -22,6 +22,7 @@ impl System for Params {
         summary: "Samples steps side by side and goes on from those that a judge scores best.",
         source: "arXiv:2502.01618, sheet 04",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn guarantee(&self) -> Guarantee {
         if self.n == 1 { Guarantee::Exact } else { Guarantee::Approximate }

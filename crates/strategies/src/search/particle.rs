@@ -5,7 +5,7 @@ use super::judging::Judging;
 use crate::params::ParamError;
 use crate::registry::{Card, System};
 use omnidecode_core::noise::{Key, Purpose};
-use omnidecode_engine::{Guarantee, Result, Sequence};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence};
 
 super::settings::stepped! {
     /// Particles. 1 is plain decoding.
@@ -26,6 +26,7 @@ impl System for Params {
         summary: "Samples go on step by step, those that a judge scores well in more copies.",
         source: "arXiv:2502.01618, sheet 04",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn guarantee(&self) -> Guarantee {
         if self.n == 1 { Guarantee::Exact } else { Guarantee::Approximate }

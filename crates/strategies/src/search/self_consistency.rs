@@ -3,7 +3,7 @@ use super::answers::{Answer, Extraction, vote};
 use super::branch::{Boundary, grow, hand_in, spread};
 use crate::params::ParamError;
 use crate::registry::{Card, System};
-use omnidecode_engine::{Guarantee, Result, Sequence};
+use omnidecode_engine::{Guarantee, Plans, Result, Sequence};
 
 crate::params! {
     /// Samples. 1 is plain decoding.
@@ -23,6 +23,7 @@ impl System for Params {
         summary: "Many samples side by side; the answer of the majority wins.",
         source: "arXiv:2203.11171, sheet 04",
     };
+    const PLANS: Plans = Plans::Steps;
 
     fn guarantee(&self) -> Guarantee {
         if self.n == 1 { Guarantee::Exact } else { Guarantee::Approximate }

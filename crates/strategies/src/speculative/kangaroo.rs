@@ -9,7 +9,7 @@ use crate::autoregressive::plain;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
 use omnidecode_core::verify::Verdict;
-use omnidecode_engine::{Error, Guarantee, KvAction, Mask, Plan, Readout, Result, Row, Rows, Sequence};
+use omnidecode_engine::{Error, Guarantee, KvAction, Mask, Plan, Plans, Readout, Result, Row, Rows, Sequence};
 use std::sync::Arc;
 
 crate::params! {
@@ -34,6 +34,7 @@ impl System for Params {
         summary: "The model's own first layers draft through a small adapter.",
         source: "arXiv:2404.18911, sheet 50",
     };
+    const PLANS: Plans = Plans::Layers;
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
         let mut pouch = Pouch::open(seq, self.exit_layer)?;

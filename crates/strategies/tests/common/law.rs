@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 use super::common::config;
 use omnidecode_engine::testing::{Bench, networks};
-use omnidecode_engine::{Guarantee, Readout, Request, Sampling, Strategy, Token};
+use omnidecode_engine::{Guarantee, NamedNetwork, Readout, Request, Sampling, Strategy, Token};
 use std::sync::mpsc::channel;
 
 const ALLOWED: [Token; 4] = [5, 9, 20, 33];
@@ -31,7 +31,7 @@ fn code(tokens: &[Token]) -> usize {
 }
 
 /// The target's law after a context, as the engine gives it.
-fn law_after(context: &[Token]) -> Vec<f64> {
+fn law_after(context: &[Token], networks: Vec<NamedNetwork>, ride: &impl Fn(&mut Request)) -> Vec<f64> {
     let (sender, receiver) = channel();
     let probe = Strategy::new("probe", Guarantee::Exact, move |mut seq| async move {
         let seen = seq.next(Readout::LOGITS).await?;
@@ -39,21 +39,23 @@ fn law_after(context: &[Token]) -> Vec<f64> {
         let _ = sender.send(ALLOWED.map(|t| f64::from(law[t as usize])).to_vec());
         Ok(())
     });
-    let mut bench = Bench::new(config(), networks()).expect("starts");
+    let mut bench = Bench::new(config(), networks).expect("starts");
     let prompt: Vec<Token> = PROMPT.iter().chain(context).copied().collect();
-    let handle = bench.submit(Request::new(prompt, probe, sampling(0)));
+    let mut request = Request::new(prompt, probe, sampling(0));
+    ride(&mut request);
+    let handle = bench.submit(request);
     bench.run();
     drop(handle);
     receiver.recv().expect("a law")
 }
 
 /// Probabilities of all texts of DEPTH tokens.
-fn enumerated() -> Vec<f64> {
+fn enumerated(networks: &impl Fn() -> Vec<NamedNetwork>, ride: &impl Fn(&mut Request)) -> Vec<f64> {
     let mut texts: Vec<(Vec<Token>, f64)> = vec![(Vec::new(), 1.0)];
     for _ in 0..DEPTH {
         let mut longer = Vec::new();
         for (text, p) in texts {
-            for (token, q) in ALLOWED.iter().zip(law_after(&text)) {
+            for (token, q) in ALLOWED.iter().zip(law_after(&text, networks(), ride)) {
                 longer.push((text.iter().copied().chain([*token]).collect(), p * q));
             }
         }
@@ -66,12 +68,24 @@ fn enumerated() -> Vec<f64> {
 
 /// (total variation, chi-square per degree of freedom) of the first three tokens.
 pub fn simulate(make: impl Fn() -> Strategy) -> (f64, f64) {
-    let exact = enumerated();
+    simulate_with(networks, make, |_| {}, |_| {})
+}
+fn simulate_with(
+    networks: impl Fn() -> Vec<NamedNetwork>,
+    make: impl Fn() -> Strategy,
+    expected: impl Fn(&mut Request),
+    ride: impl Fn(&mut Request),
+) -> (f64, f64) {
+    let exact = enumerated(&networks, &expected);
     let mut counts = vec![0.0; exact.len()];
     let mut bench = Bench::new(config(), networks()).expect("starts");
     for batch in 0..RUNS / 500 {
         let seeds = batch * 500..(batch + 1) * 500;
-        let ask = |s: usize| bench.submit(Request::new(PROMPT.to_vec(), make(), sampling(s as u64)));
+        let ask = |s: usize| {
+            let mut request = Request::new(PROMPT.to_vec(), make(), sampling(s as u64));
+            ride(&mut request);
+            bench.submit(request)
+        };
         let handles: Vec<_> = seeds.map(ask).collect();
         bench.run();
         for handle in handles {
@@ -91,7 +105,18 @@ pub fn simulate(make: impl Fn() -> Strategy) -> (f64, f64) {
 
 /// 60 cells: 1.7 is 3.8 standard deviations above 1.
 pub fn case(name: &str, must_hold: bool, make: impl Fn() -> Strategy) {
-    let (tv, chi) = simulate(make);
+    case_with(name, must_hold, networks, make, |_| {}, |_| {});
+}
+/// On these networks, with companions that make the law and companions that ride along.
+pub fn case_with(
+    name: &str,
+    must_hold: bool,
+    networks: impl Fn() -> Vec<NamedNetwork>,
+    make: impl Fn() -> Strategy,
+    expected: impl Fn(&mut Request),
+    ride: impl Fn(&mut Request),
+) {
+    let (tv, chi) = simulate_with(networks, make, expected, ride);
     println!("{name}: TV {tv:.4}, chi2/df {chi:.2}");
     assert_eq!(chi < 1.7, must_hold, "{name}: TV {tv:.4}, chi2/df {chi:.2}");
 }

@@ -3,12 +3,18 @@
 //!
 //! The value model has the role `value`, the same vocabulary, and logits that are Q in [-1, 0]. Where no law can keep the
 //! caps, the caps are the law, and the result notes a `dead_end` at the place.
-use crate::registry::{Card, System};
+use super::{Attachment, Companion, CompanionCard, CompanionError, Context};
+use crate::params::ParamError;
 use futures_util::future::try_join;
-use omnidecode_core::Token;
-use omnidecode_core::law::{choose, log_sum_exp, softmax};
-use omnidecode_core::noise::{Key, Purpose};
-use omnidecode_engine::{Error, Guarantee, Readout, Result, Sequence, Warp};
+use omnidecode_core::law::{log_sum_exp, softmax};
+use omnidecode_engine::{
+    Bend, Carriage, Carried, Carrier, Error, KvAction, LATENT, Mask, Outcome, Plan, Plans, ROOT, Readout, Row, Rows,
+    Sequence, Warp,
+};
+use std::sync::Arc;
+
+const NAME: &str = "rectification";
+const NO: f32 = f32::NEG_INFINITY;
 
 crate::params! {
     /// Slack: taken off every cap; more is stricter.
@@ -22,82 +28,187 @@ crate::params! {
     cap: String = "last".into(), one_of "last", "first";
 }
 
-impl System for Params {
-    const CARD: Card = Card {
-        name: "rectification",
-        guarantee: Guarantee::Approximate,
-        needs: &["value"],
+impl Companion for Params {
+    const CARD: CompanionCard = CompanionCard {
+        name: NAME,
+        bends: "law",
         summary: "Caps every token's probability by a value model's chance of a good end.",
         source: "arXiv:2302.14003, sheet 51",
     };
 
-    fn check(&self) -> Result<(), crate::params::ParamError> {
+    fn attach(self, _to: &Context<'_>) -> Result<Attachment, CompanionError> {
         if self.method != "passes" && self.passes != Params::default().passes {
-            return Err(crate::params::ParamError::Bad {
-                owner: Self::CARD.name.into(),
+            return Err(CompanionError::Params(ParamError::Bad {
+                owner: NAME.into(),
                 name: "passes".into(),
                 expected: "its default, unless method is passes".into(),
                 found: self.passes.to_string(),
-            });
+            }));
         }
-        Ok(())
+        Ok(Attachment { carriers: vec![Arc::new(self)], ..Attachment::default() })
     }
+}
 
-    async fn decode(self, seq: &mut Sequence) -> Result<()> {
+impl Carrier for Params {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+    fn carries(&self, plans: Plans) -> Result<(), String> {
+        let why = match plans {
+            Plans::Canvas => "a canvas is filled in any order, and a value is of a token after those before it",
+            Plans::Vectors => "the value model reads tokens, not vectors or mixtures of them",
+            Plans::Joined => {
+                "the strategy joins the laws of several models after companions bent them, and would break the caps"
+            }
+            _ => return Ok(()),
+        };
+        Err(format!("{why}; take a strategy that commits one token after another"))
+    }
+    fn open(&self, seq: &mut Sequence) -> Result<Box<dyn Carriage>, Error> {
         let model = seq.require("value")?;
         let (main, own) = (seq.card().vocab, seq.card_of(model).vocab);
         if main != own {
-            return Err(Error::Strategy(format!(
-                "rectification: the value model speaks of {own} tokens, the model of {main}: give one trained for it"
+            return Err(unfit(format!(
+                "the value model speaks of {own} tokens, the model of {main}: give one trained for it"
             )));
         }
-        let mut value = seq.sibling(model);
-        // What bends the model's law has no say in the value's: its raw logits are asked for.
-        let bent = value.is_bent();
-        let ask = if bent { Readout::NOTHING.top(own) } else { Readout::LOGITS };
-        while !seq.finished() {
-            value.follow(seq);
-            let (said, worth) = try_join(seq.next(Readout::LOGITS), value.next(ask.clone())).await?;
-            let q = if bent { ordered(worth.root().top(), own) } else { worth.root().logits().to_vec() };
-            let key = Key::new(seq.seed(), seq.len(), Purpose::Sample);
-            let (token, kept) = self.rectify(said.root().logits(), &q, &seq.warp(), key);
-            if !kept {
-                seq.note("dead_end", seq.len(), Vec::new());
-            }
-            seq.push(token)?;
+        let warp = seq.warp();
+        if self.cap == "last" && !warp.is_greedy() && !warp.keeps_all() {
+            // The capped law is the last word: what would cut it again is applied before.
+            seq.set_warp(Warp::default());
         }
-        Ok(())
+        Ok(Box::new(Rider { params: self.clone(), warp, value: seq.sibling(model).unbent() }))
     }
 }
 
-fn ordered(top: &[(Token, f32)], vocab: usize) -> Vec<f32> {
-    let mut logits = vec![f32::NEG_INFINITY; vocab];
-    for &(token, logit) in top.iter().filter(|t| (t.0 as usize) < vocab) {
-        logits[token as usize] = logit;
+/// The value model beside one sequence.
+struct Rider {
+    params: Params,
+    /// The request's, before the caps.
+    warp: Warp,
+    value: Sequence,
+}
+
+impl Carriage for Rider {
+    fn fork(&self) -> Box<dyn Carriage> {
+        Box::new(Rider { params: self.params.clone(), warp: self.warp, value: self.value.fork(0) })
     }
-    logits
+    fn bends(&self) -> bool {
+        true
+    }
+    fn carry<'a>(&'a mut self, seq: &'a mut Sequence, plan: Plan) -> Carried<'a> {
+        Box::pin(async move {
+            if plan.rows.is_empty() && plan.read.is_nothing() {
+                // A text for branches to share is computed by both models.
+                self.value.follow(seq);
+                let beside = Plan::next(Readout::NOTHING).leave(plan.leave);
+                return Ok(try_join(seq.forward(plan), self.value.forward(beside)).await?.0);
+            }
+            if !(plan.read.choice || plan.read.logits) {
+                return seq.forward(plan).await;
+            }
+            let (mirror, first) = self.mirror(seq, &plan)?;
+            let worth = self.value.forward(mirror).await?;
+            let q = Values::of(&worth, plan.rows.len(), first);
+            let (params, before, after) = (self.params.clone(), self.warp, seq.warp());
+            let bend = Bend::new(move |own, logits| {
+                let kept = params.rectify(logits, q.at(own)?, &before, &after);
+                (!kept).then_some("dead_end")
+            });
+            seq.forward(Plan { bend: Some(bend), ..plan }).await
+        })
+    }
+}
+
+impl Rider {
+    /// The same rows for the value model, and which of its own rows the first of the plan's is.
+    fn mirror(&mut self, seq: &Sequence, plan: &Plan) -> Result<(Plan, usize), Error> {
+        let token = |row: &Row| match row {
+            Row::Token(_) => true,
+            _ => matches!(plan.kv, KvAction::Rerun(_)),
+        };
+        if !plan.mask.is_causal() || plan.at.is_some() || plan.kv == KvAction::Overwrite {
+            return Err(unfit("the law of rows that do not follow the committed tokens was asked for".into()));
+        }
+        if seq.tokens().contains(&LATENT) || !plan.rows.iter().all(token) {
+            return Err(unfit("the value model reads tokens: the plan holds vectors or mixtures".into()));
+        }
+        let read = Readout::LOGITS;
+        let at_rows = if plan.at_rows == Rows::All { Rows::Own } else { plan.at_rows.clone() };
+        if !matches!(plan.kv, KvAction::Extend | KvAction::Rerun(_)) {
+            self.value.follow(seq);
+            let (layers, bend) = (None, None);
+            return Ok((Plan { read, at_rows, layers, bend, root: plan.leave == 0, ..plan.clone() }, 0));
+        }
+        // All rows in flight at once: those that are computed are few, and what was read of them is gone.
+        let (mut rows, parents, base) = seq.in_flight();
+        let first = match plan.kv {
+            KvAction::Rerun(first) => first as usize,
+            _ => rows.len(),
+        };
+        let mut parents = parents;
+        if plan.kv == KvAction::Extend {
+            parents.extend((0..plan.rows.len()).map(|i| plan.mask.parent(i, first).unwrap_or(ROOT)));
+            rows.extend_from_slice(&plan.rows);
+        }
+        if !rows.iter().all(|row| matches!(row, Row::Token(_))) {
+            return Err(unfit("the value model reads tokens: rows in flight are vectors or mixtures".into()));
+        }
+        self.value.follow(seq);
+        let whole = Plan::rows(rows, Mask::Tree(parents), read).leave(seq.len() - base);
+        Ok((whole, first))
+    }
+}
+
+/// Q at the rows of a plan: `[rows, vocab]`.
+struct Values {
+    root: Option<Vec<f32>>,
+    own: Vec<Option<Vec<f32>>>,
+}
+impl Values {
+    fn of(seen: &Outcome, rows: usize, first: usize) -> Values {
+        let root = seen.has_root().then(|| seen.root().logits().to_vec());
+        let own = (first..first + rows).map(|i| seen.row_if_read(i).map(|row| row.logits().to_vec()));
+        Values { root, own: own.collect() }
+    }
+    fn at(&self, own: Option<usize>) -> Option<&[f32]> {
+        match own {
+            Some(row) => self.own.get(row)?.as_deref(),
+            None => self.root.as_deref(),
+        }
+    }
+}
+
+fn unfit(reason: String) -> Error {
+    Error::Companion { name: NAME, reason }
 }
 
 impl Params {
-    /// A token of the capped law, and whether the caps could be kept.
-    fn rectify(&self, logits: &[f32], q: &[f32], warp: &Warp, key: Key) -> (Token, bool) {
+    /// Bend logits so that `after` draws from the capped law of what `before` leaves (or of the model's own law); whether
+    /// the caps could be kept.
+    fn rectify(&self, logits: &mut [f32], q: &[f32], before: &Warp, after: &Warp) -> bool {
         let caps = caps(q, self.epsilon);
-        let first = self.cap == "first" || warp.is_greedy();
-        let law = if first { softmax(logits, 1.0) } else { warp.law(logits) };
+        let first = self.cap == "first" || after.is_greedy();
+        let law = if first { softmax(logits, 1.0) } else { before.law(logits) };
+        let scale = if first { 1.0 } else { after.temperature };
         if law.iter().zip(&caps).all(|(p, s)| f64::from(*p) <= *s) {
-            return (choose(logits, warp, key), true); // Nothing is capped: the model's own choice, to the bit.
+            // Nothing is capped: the logits as they are, but for what the warp would have cut.
+            if !first && after != before {
+                let kept = |(l, p): (&mut f32, &f32)| *l = if *p > 0.0 { *l / before.temperature * scale } else { NO };
+                logits.iter_mut().zip(&law).for_each(kept);
+            }
+            return true;
         }
         let (capped, kept) = match self.method.as_str() {
             "passes" => {
-                let logits: Vec<f32> = law.iter().map(|p| p.ln()).collect();
                 let kept = feasible(&law, &caps);
-                (passes(&logits, &caps, self.passes), kept)
+                let law: Vec<f32> = law.iter().map(|p| p.ln()).collect();
+                (passes(&law, &caps, self.passes), kept)
             }
             _ => cap(&law, &caps),
         };
-        let bent: Vec<f32> = capped.iter().map(|p| p.ln() as f32).collect();
-        let whole = Warp::default();
-        (choose(&bent, if first { warp } else { &whole }, key), kept)
+        logits.iter_mut().zip(&capped).for_each(|(l, p)| *l = p.ln() as f32 * scale);
+        kept
     }
 }
 
@@ -243,11 +354,5 @@ mod tests {
         assert!(!kept && out == [0.5, 0.5, 0.0], "what the model forbids stays forbidden");
         let (_, kept) = cap(&[1.0, 0.0], &caps(&[-0.5, 0.0], 0.0));
         assert!(!kept);
-    }
-
-    #[test]
-    fn what_is_not_honoured_is_refused() {
-        assert!(Params { passes: 3, ..Params::default() }.check().is_err());
-        assert!(Params { passes: 3, method: "passes".into(), ..Params::default() }.check().is_ok());
     }
 }

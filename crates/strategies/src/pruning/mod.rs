@@ -1,2 +1,0 @@
-//! Tokens that are left out of layers.
-pub mod lazyllm;
