@@ -233,6 +233,7 @@ impl PyPlan {
             leave,
             root,
             noise,
+            bend: None,
         }))
     }
     /// Tokens that follow the committed ones; keyword arguments as those of `Plan`.
