@@ -172,6 +172,41 @@ def test_bench() -> None:
     assert len(page.all("tr")) == 3
 
 
+ROW = {"guarantee": "approximate", "overhead": 0.012, "tokens_per_forward": 1.5, "ratio_to_autoregressive": None}
+SWEEP = {
+    "task": "t<b>",
+    "questions": 8,
+    "canvas": 16,
+    "rounds": 2,
+    "rows": [
+        {"model": "t-diffusion", "strategy": "llada", "parameters": {}, "accuracy": 100.0, "nfe_per_question": 16.0, "ratio_to_static": 1.0, **ROW},
+        {"model": "t-block", "strategy": "sdar", "parameters": {"x": "<i>"}, "accuracy": 87.5, "nfe_per_question": 4.0, "ratio_to_static": 3.25, **ROW},
+        {"model": "t-ar", "strategy": "plain", "parameters": {}, "accuracy": 75.0, "nfe_per_question": 16.0, "ratio_to_static": 2.0, **ROW},
+    ],
+}  # fmt: skip
+
+
+def test_bench_of_diffusion_is_drawn() -> None:
+    page = Page(report.render(report.load(json.dumps({"diffusion": [SWEEP, SWEEP]}))))
+    assert len(page.all("svg")) == 2 and len(page.all("tr")) == 2 * 4
+    assert [len(page.all(shape, "cell")) for shape in ("circle", "rect", "path")] == [2, 2, 2], (
+        "a shape a kind of model"
+    )
+    points = [each for each in page.all("g") if each.get("role") == "listitem"]
+    assert points[1]["aria-label"] == "Row 2, sdar:x=<i> on t-block: 87.5 % exact in 4.0 forwards"
+    assert {"3.25", "87.5", "1.2", "t<b>"} <= set(page.words)
+    # Fewer forwards stand further left, better answers higher.
+    circle, path = page.all("circle", "cell")[0], page.all("path", "cell")[0]
+    assert path["d"].startswith(f"M{circle['cx']} ") and float(path["d"].split()[1].split("l")[0]) > float(circle["cy"])
+    assert float(page.all("rect", "cell")[0]["x"]) < float(circle["cx"])
+    for wrong, said in (
+        ({"task": 3}, "run.diffusion[0].task"),
+        ({"rows": [{}]}, "run.diffusion[0].rows[0]: expected a field"),
+    ):
+        with pytest.raises(RequestError, match=re.escape(said)):
+            report.load(json.dumps({"diffusion": [{**SWEEP, **wrong}]}))
+
+
 def test_runs_of_all_commands_are_read() -> None:
     whole = report.load(json.dumps(SAMPLE))
     assert report.load(json.dumps(SAMPLE["outputs"])).replies == whole.replies  # generate --json

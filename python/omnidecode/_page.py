@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib import resources
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import _tables
+from . import _bench, _tables
 
 if TYPE_CHECKING:
-    from .report import Answer, Bench, Reply, Run, Token
+    from .report import Answer, Reply, Run, Token
 
 __all__ = ["page", "text"]
 
@@ -42,8 +42,11 @@ def page(run: Run, version: str) -> str:
         title, body = text(run.tables.title), _tables.html(run.tables, text, _table)
         subtitle = text(run.tables.heading)
     elif run.bench is not None:
-        title, body = "Strategies against plain decoding", _bench(run.bench)
+        title, body = "Strategies against plain decoding", _bench.bench_html(run.bench, text, _table)
         subtitle = text(run.bench.heading)
+    elif run.sweeps is not None:
+        title, body = "Diffusion strategies", _bench.sweeps_html(run.sweeps, text, _table)
+        subtitle = _count(len(run.sweeps), "task")
     else:
         title, body = "Where the tokens came from", _replies(run)
         answers = sum(len(reply.answers) for reply in run.replies)
@@ -372,22 +375,3 @@ def _picture(tokens: list[Token], look: _Look) -> str:
         f'viewBox="0 0 {width} {bottom + 8}" role="list" data-walk aria-label="{explained}">'
         f'<text class="soft" x="4" y="{TOP - 6}">forward</text>{"".join(parts)}</svg></div>'
     )
-
-
-# Benchmarks
-
-
-def _bench(bench: Bench) -> str:
-    most = max((row["ratio"] for row in bench.rows), default=1) or 1
-    same: dict[Any, str] = {True: "yes", False: "no", None: "not compared"}
-    rows = [
-        f'<tr><th scope="row">{text(row["strategy"])}</th><td>{text(row["guarantee"])}</td>'
-        f'<td class="number">{row["tokens_per_second"]:,.1f}</td><td class="number">{row["tokens_per_forward"]:.2f}</td>'
-        f'<td class="track">{row["ratio"]:.2f}<span class="bar" style="width:{5 * max(row["ratio"], 0) / most:.2f}rem"></span>'
-        f"</td><td>{same[row.get('identical')]}</td></tr>"
-        for row in bench.rows
-    ]
-    numeric = "Tokens / s", "Tokens / forward"
-    names = "Strategy", "Guarantee", *numeric, "Times plain's speed", "Same tokens as plain"
-    head = "".join(f'<th scope="col" class="{"number" if name in numeric else "word"}">{name}</th>' for name in names)
-    return _table("Strategies", head, rows)
