@@ -80,7 +80,7 @@ def check_laws(
     checks += [("cancel", run.cancel), ("usage", run.usage)]
     laws.held["parameters"] = run.parameters()
     for seed in seeds:
-        run.seed = seed
+        run.begin(seed)
         for law, check in checks:
             laws.held[law] = laws.held.get(law, 0) + check()
     if chosen.guarantee == "distribution":
@@ -113,15 +113,50 @@ class _Run:
     seed: int = 0
     #: A strategy may refuse to sample.
     temperatures: tuple[float, ...] = (0.0, 1.0)
+    #: What several laws look at is run once a seed: each prompt alone, with what the engine counted, and all in one batch.
+    _alone: dict[float, list[tuple[RequestOutput, dict[str, int]]]] = field(default_factory=dict)
+    _crowd: dict[float, list[RequestOutput]] = field(default_factory=dict)
+
+    def begin(self, seed: int) -> None:
+        self.seed = seed
+        self._alone.clear()
+        self._crowd.clear()
 
     # Requests
 
-    def ask(self, prompts: list[Any], params: SamplingParams, strategies: list[Any]) -> list[RequestOutput]:
+    def ask(
+        self, prompts: list[Any], params: SamplingParams | list[SamplingParams], strategies: list[Any]
+    ) -> list[RequestOutput]:
         judges = [self.judge if strategy is self.strategy else None for strategy in strategies]
         return self.llm.generate(prompts, params, strategy=strategies, companions=self.companions, judge=judges)
 
-    def one(self, prompt: Any, params: SamplingParams, strategy: Any = None) -> RequestOutput:
-        return self.ask([prompt], params, [strategy or self.strategy])[0]
+    def one(self, prompt: Any, params: SamplingParams) -> RequestOutput:
+        return self.ask([prompt], params, [self.strategy])[0]
+
+    def beside_plain(self, prompts: list[Any], params: list[SamplingParams]) -> list[tuple[RequestOutput, Any]]:
+        """All requests in one batch, each with plain decoding's answer if the strategy must give that."""
+        if self.strategy.guarantee != "exact":
+            return [(found, None) for found in self.ask(prompts, params, [self.strategy] * len(prompts))]
+        found = self.ask(prompts * 2, params * 2, [self.strategy] * len(prompts) + ["plain"] * len(prompts))
+        return list(zip(found, found[len(prompts) :], strict=False))
+
+    def alone(self, temperature: float) -> list[tuple[RequestOutput, dict[str, int]]]:
+        if temperature not in self._alone:
+            self._alone[temperature] = []
+            for prompt in self.prompts:
+                before = wait_until_idle(self.llm)
+                found = self.one(prompt, self.params(temperature))
+                after = wait_until_idle(self.llm)
+                counted = {name: after[name] - before[name] for name in ("forwards", "rows")}
+                self._alone[temperature].append((found, counted))
+        return self._alone[temperature]
+
+    def crowd(self, temperature: float) -> list[RequestOutput]:
+        """The answers in one batch, then those of plain decoding in the same batch."""
+        if temperature not in self._crowd:
+            strategies = [self.strategy] * len(self.prompts) + ["plain"] * len(self.prompts)
+            self._crowd[temperature] = self.ask(self.prompts * 2, self.params(temperature), strategies)
+        return self._crowd[temperature]
 
     def params(self, temperature: float, **more: Any) -> SamplingParams:
         return SamplingParams(**{"temperature": temperature, "seed": self.seed, "max_tokens": self.max_tokens, **more})
@@ -146,68 +181,63 @@ class _Run:
     # Laws
 
     def exact(self) -> int:
-        count = 0
         for temperature in self.temperatures:
-            params = self.params(temperature)
             where = f"temperature {temperature:g}, seed {self.seed}"
-            plain = self.ask(self.prompts, params, ["plain"] * len(self.prompts))
-            for prompt, expected in zip(self.prompts, plain):
-                self.same("exact", expected, self.one(prompt, params), f"{where}, alone, prompt {prompt!r}")
-            mixed = self.ask(self.prompts * 2, params, [self.strategy] * len(plain) + ["plain"] * len(plain))
-            for prompt, expected, found in zip(self.prompts, plain, mixed):
-                self.same("exact", expected, found, f"{where}, in a batch, prompt {prompt!r}")
-            count += 2 * len(plain)
-        return count
+            count = len(self.prompts)
+            plain = self.ask(self.prompts, self.params(temperature), ["plain"] * count)
+            crowd = self.crowd(temperature)
+            for at, (prompt, expected) in enumerate(zip(self.prompts, plain)):
+                self.same("exact", expected, self.alone(temperature)[at][0], f"{where}, alone, prompt {prompt!r}")
+                self.same("exact", expected, crowd[at], f"{where}, in a batch, prompt {prompt!r}")
+                self.same("exact", expected, crowd[count + at], f"{where}, plain beside it, prompt {prompt!r}")
+        return 2 * len(self.temperatures) * len(self.prompts)
 
     def seeded(self) -> int:
         for temperature in self.temperatures:
-            params, where = self.params(temperature), f"temperature {temperature:g}, seed {self.seed}"
-            first = [self.one(prompt, params) for prompt in self.prompts]
-            for prompt, expected in zip(self.prompts, first):
-                self.same("same seed", expected, self.one(prompt, params), f"{where}, again, prompt {prompt!r}")
-            mixed = self.ask(self.prompts * 2, params, [self.strategy] * len(first) + ["plain"] * len(first))
-            for prompt, expected, found in zip(self.prompts, first, mixed):
+            where = f"temperature {temperature:g}, seed {self.seed}"
+            for prompt, (expected, _), found in zip(self.prompts, self.alone(temperature), self.crowd(temperature)):
                 self.same("same seed", expected, found, f"{where}, in a batch, prompt {prompt!r}")
-        return 3 * len(self.temperatures) * len(self.prompts)
+            if self.strategy.guarantee != "exact":
+                again = self.one(self.prompts[0], self.params(temperature))
+                self.same(
+                    "same seed", self.alone(temperature)[0][0], again, f"{where}, again, prompt {self.prompts[0]!r}"
+                )
+        return 2 * len(self.temperatures) * len(self.prompts)
 
     def length(self) -> int:
-        count = 0
-        for temperature, most in itertools.product(self.temperatures, (1, 2, 3, 5)):
-            params = self.params(temperature, max_tokens=most)
-            found = self.one(self.prompts[0], params)
+        cases = list(itertools.product(self.temperatures, (1, 2, 3, 5)))
+        params = [self.params(temperature, max_tokens=most) for temperature, most in cases]
+        answers = self.beside_plain([self.prompts[0]] * len(cases), params)
+        for (temperature, most), (found, plain) in zip(cases, answers, strict=True):
             where = f"max_tokens {most}, temperature {temperature:g}"
             for answer in found.outputs:
                 if len(answer.token_ids) > most:
                     self.fail("length", f"at most {most} tokens", answer.token_ids, where)
-            if self.strategy.guarantee == "exact":
-                self.same("length", self.one(self.prompts[0], params, "plain"), found, where)
-            count += 1
-        return count
+            if plain:
+                self.same("length", plain, found, where)
+        return len(cases)
 
     def stop(self) -> int:
-        count = 0
-        for prompt in self.prompts:
-            whole = self.one(prompt, self.params(0.0)).outputs[0]
-            middle = len(whole.token_ids) // 2
-            stops: list[dict[str, Any]] = []
+        cases: list[tuple[Any, dict[str, Any]]] = []
+        for prompt, (output, _) in zip(self.prompts, self.alone(0.0)):
+            whole = output.outputs[0]
             if whole.token_ids:
-                stops.append({"stop_token_ids": [whole.token_ids[middle]]})
+                cases.append((prompt, {"stop_token_ids": [whole.token_ids[len(whole.token_ids) // 2]]}))
             if len(whole.text) > 3:
                 at = len(whole.text) // 2
-                stops.append({"stop": whole.text[at - 1 : at + 1]})
-            for given in stops:
-                params = self.params(0.0, **given)
-                found, where = self.one(prompt, params), f"{given}, prompt {prompt!r}"
-                for answer in found.outputs:
-                    if given.get("stop", "\0") in answer.text:
-                        self.fail("stop", f"a text without {given['stop']!r}", answer.text, where)
-                    early = set(given.get("stop_token_ids", ())) & set(answer.token_ids[:-1])
-                    if early:
-                        self.fail("stop", f"nothing behind {early}", answer.token_ids, where)
-                if self.strategy.guarantee == "exact":
-                    self.same("stop", self.one(prompt, params, "plain"), found, where)
-                count += 1
-        return count
+                cases.append((prompt, {"stop": whole.text[at - 1 : at + 1]}))
+        answers = self.beside_plain([prompt for prompt, _ in cases], [self.params(0.0, **given) for _, given in cases])
+        for (prompt, given), (found, plain) in zip(cases, answers, strict=True):
+            where = f"{given}, prompt {prompt!r}"
+            for answer in found.outputs:
+                if given.get("stop", "\0") in answer.text:
+                    self.fail("stop", f"a text without {given['stop']!r}", answer.text, where)
+                early = set(given.get("stop_token_ids", ())) & set(answer.token_ids[:-1])
+                if early:
+                    self.fail("stop", f"nothing behind {early}", answer.token_ids, where)
+            if plain:
+                self.same("stop", plain, found, where)
+        return len(cases)
 
     def cancel(self) -> int:
         wait_until_idle(self.llm)
@@ -222,15 +252,11 @@ class _Run:
         return 3
 
     def usage(self) -> int:
-        for prompt in self.prompts:
-            before = wait_until_idle(self.llm)
-            found = self.one(prompt, self.params(0.0))
-            after = wait_until_idle(self.llm)
+        for prompt, (found, counted) in zip(self.prompts, self.alone(0.0)):
             usage = found.usage
-            for name in ("forwards", "rows"):
-                counted = after[name] - before[name]
-                if counted != getattr(usage, name):
-                    self.fail(f"usage.{name}", counted, getattr(usage, name), f"prompt {prompt!r}")
+            for name, number in counted.items():
+                if number != getattr(usage, name):
+                    self.fail(f"usage.{name}", number, getattr(usage, name), f"prompt {prompt!r}")
             if usage.prompt_tokens != len(found.prompt_token_ids) or not usage.accepted <= usage.drafted:
                 self.fail(
                     "usage", "the prompt's tokens, and no more accepted than drafted", usage, f"prompt {prompt!r}"
