@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -53,6 +54,33 @@ def test_ratios() -> None:
     row = report.to_dict()["rows"][1]
     assert row["ratio_to_static"] == 4.0 and row["ratio_to_autoregressive"] is None and row["nfe_per_question"] == 2.0
     assert str(report).splitlines()[3].split()[1:] == ["llada:cache=dual", "50.0", "2.0", "2.00", "4.00", "-", "10.0"]
+
+
+def test_kinds_of_models() -> None:
+    chosen = [S.Freedave(), ("block", S.Freedave())]
+    report = bench_diffusion(SUITES["chains"], MODELS, count=1, rounds=1, strategies=chosen, threads=1)
+    assert [row.model for row in report.rows] == ["chains-diffusion", "chains-diffusion", "chains-block", "chains-ar"]
+
+
+def test_tables_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sudoku: Report) -> None:
+    """`benches/diffusion/run.py write` puts what was measured between its marks, and nothing else changes."""
+    monkeypatch.syspath_prepend(str(ROOT / "benches" / "diffusion"))
+    bench = importlib.import_module("run")
+    large = {"parameters": 110_000_000, "rows": [{"overhead": 0.0004}, {"overhead": 0.0015}]}
+    facts = {"date": "2030-01-02", "machine": "m", "threads": 1, "build": "", "stolen_ticks": 0}
+    figures = json.loads(json.dumps({**facts, "diffusion": [sudoku.to_dict()], "large": large}))
+    document = tmp_path / "page.md"
+    document.write_text(f"before\n{bench.BEGIN}\nstale words\n{bench.END}\nbehind\n", encoding="utf-8")
+    bench.write(figures, document)
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{bench.BEGIN}\nMeasured 2030-01-02: m, 1 threads") and "stale words" not in text
+    assert text.endswith(f"{bench.END}\nbehind\n")
+    rows = [line for line in text.splitlines() if line.startswith(("| llada", "| plain"))]
+    assert len(rows) == len(sudoku.rows) and rows[0].startswith("| llada | 100.0 | 16.0 | 1.00 | 1.00 |")
+    assert "| 0.04 to 0.15 % | 2 % |" in text
+    bench.write(figures, document)
+    assert document.read_text(encoding="utf-8") == text
+    assert (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").count(bench.BEGIN) == 1
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Time of diffusion steps outside the network, on a checkpoint of about 110 million random parameters in LLaDA's layout.
 
-`python benches/diffusion/overhead.py [--threads N] [--layers N] [--json]`: writes the checkpoint to a temporary folder (bfloat16, 220 MB),
-runs each loop on it and prints forwards, milliseconds a forward, and the share of the engine's time that is not spent
-inside the network, from the engine's own counters. The numbers that come out mean nothing, and the loops end where their
+`python benches/diffusion/overhead.py [--threads N] [--layers N]`: writes the checkpoint to a temporary folder (bfloat16, 220 MB), runs
+each loop on it and prints, as JSON and in words on stderr, forwards, milliseconds a forward, and the share of the
+engine's time that is not spent inside the network, from the engine's own counters. The numbers that come out mean nothing, and the loops end where their
 canvas does, so every run makes the same forwards on every machine.
 """
 
@@ -12,8 +12,10 @@ import argparse
 import json
 import math
 import random
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from omnidecode import LLM, SamplingParams
 from omnidecode.train import alphabet
@@ -83,47 +85,44 @@ def write(folder: Path, layers: int) -> int:
     return at // 2
 
 
+def measure(threads: int | None, layers: int = 12, prompt: int = 64, canvas: int = 64) -> dict[str, Any]:
+    """Parameters of the checkpoint; for each strategy its forwards, milliseconds a forward and the share outside."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = write(Path(folder), layers)
+        question = [alphabet.BOS, *(8 + i % 90 for i in range(prompt - 1))]
+        short, sampling = (SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True, seed=0) for n in (8, canvas))
+        with LLM(folder, threads=threads, context=prompt + canvas) as llm:
+            for strategy in STRATEGIES:
+                llm.generate(question, short, strategy=strategy)  # touch every weight once
+                before = llm.stats()
+                llm.generate(question, sampling, strategy=strategy)
+                after = llm.stats()
+                spent = {k: after[k] - before[k] for k in ("forwards", "network_seconds", "turn_seconds")}
+                row = dict(
+                    strategy=strategy,
+                    forwards=spent["forwards"],
+                    milliseconds_a_forward=1e3 * spent["turn_seconds"] / spent["forwards"],
+                    overhead=1 - spent["network_seconds"] / spent["turn_seconds"],
+                )
+                rows.append(row)
+                print(
+                    f"{json.dumps(strategy):75} {row['forwards']:4} forwards, "
+                    f"{row['milliseconds_a_forward']:8.2f} ms each, {100 * row['overhead']:.2f} % outside",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return dict(parameters=parameters, prompt=prompt, canvas=canvas, rows=rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--canvas", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = write(Path(folder), given.layers)
-        prompt = [alphabet.BOS, *(8 + i % 90 for i in range(given.prompt - 1))]
-        short, sampling = (
-            SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True, seed=0) for n in (8, given.canvas)
-        )
-        with LLM(folder, threads=given.threads, context=given.prompt + given.canvas) as llm:
-            for strategy in STRATEGIES:
-                llm.generate(prompt, short, strategy=strategy)  # touch every weight once
-                before = llm.stats()
-                llm.generate(prompt, sampling, strategy=strategy)
-                after = llm.stats()
-                spent = {k: after[k] - before[k] for k in ("forwards", "network_seconds", "turn_seconds")}
-                rows.append(
-                    dict(
-                        strategy=strategy,
-                        forwards=spent["forwards"],
-                        milliseconds_a_forward=1e3 * spent["turn_seconds"] / spent["forwards"],
-                        overhead=1 - spent["network_seconds"] / spent["turn_seconds"],
-                    )
-                )
-                if not given.json:
-                    row = rows[-1]
-                    print(
-                        f"{json.dumps(strategy):75} {row['forwards']:4} forwards, "
-                        f"{row['milliseconds_a_forward']:8.2f} ms each, {100 * row['overhead']:.2f} % outside",
-                        flush=True,
-                    )
-    if given.json:
-        print(json.dumps(dict(parameters=parameters, rows=rows)))
-    else:
-        print(f"{parameters / 1e6:.0f} million parameters, prompt of {given.prompt}, canvas of {given.canvas}")
+    print(json.dumps(measure(given.threads, given.layers, given.prompt, given.canvas)))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def _table(suite: Suite) -> list[tuple[str, dict[str, Any]]]:
         {"steps": canvas // 2},
         {"steps": canvas // 4},
         *({"unmasker": unmasker} for unmasker in ("threshold", "factor", "entropy", "localleap", "credit", "prophet")),
+        {"unmasker": "prophet", "exit_gaps": [10.0, 10.0, 10.0]},
         *({"cache": cache} for cache in ("prefix", "dual", "delayed")),
         *({"unmasker": "threshold", "cache": cache} for cache in ("prefix", "dual", "delayed")),
         *({"unmasker": unmasker, "cache": "dual"} for unmasker in ("factor", "localleap", "credit")),
@@ -203,12 +204,13 @@ def bench_diffusion(
     *,
     count: int = 48,
     rounds: int = 3,
-    strategies: Sequence[Strategy] | None = None,
+    strategies: Sequence[Strategy | tuple[str, Strategy]] | None = None,
     threads: int | None = None,
 ) -> Report:
     """Run the table of one task, or ``strategies`` beside its first and last row, on ``count`` held-out questions.
 
-    Strategies that need a block-causal model run on that of the task. Rows whose model is not in the folder are left out.
+    Strategies that need a block-causal model run on that of the task, others on the full-attention one, or on the kind of model
+    that is given with one: ``("block", strategy)``. Rows whose model is not in the folder are left out.
     """
     rows = _rows(suite, strategies)
     present = {kind for kind, _ in rows if (models / suite.model(kind) / "config.json").is_file()}
@@ -238,14 +240,17 @@ def bench_diffusion(
     return report
 
 
-def _rows(suite: Suite, strategies: Sequence[Strategy] | None) -> list[tuple[str, Strategy]]:
+def _rows(suite: Suite, strategies: Sequence[Strategy | tuple[str, Strategy]] | None) -> list[tuple[str, Strategy]]:
     table = [(kind, resolve(strategy)) for kind, strategy in _table(suite)]
     if strategies is None:
         return table
-    for strategy in strategies:
+    chosen = [
+        given if isinstance(given, tuple) else ("block" if "block" in given.spec["needs"] else "diffusion", given)
+        for given in strategies
+    ]
+    for _, strategy in chosen:
         if "mask" not in strategy.spec["needs"]:
             raise RequestError(f"--strategy: expected a diffusion strategy, found {strategy.name!r}")
-    chosen = [("block" if "block" in s.spec["needs"] else "diffusion", s) for s in strategies]
     return [table[0], *(row for row in chosen if row != table[0]), table[-1]]
 
 
