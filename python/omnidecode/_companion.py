@@ -17,10 +17,10 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any, TypeAlias, TypeVar
 
 from . import _core
+from ._installed import installed
 from .errors import RequestError
 
 __all__ = ["COMPANION_ENTRY_POINTS", "LogitsProcessor", "Ride", "companion", "companions", "resolve_companion"]
@@ -74,7 +74,7 @@ def resolve_companion(given: str | Mapping[str, Any] | LogitsProcessor) -> Ride:
         except TypeError as error:
             raise RequestError(f"companion {given}: expected parameters that JSON can say, found {error}") from None
     if given not in _PYTHON:
-        for entry in metadata.entry_points(group=COMPANION_ENTRY_POINTS, name=given):
+        for entry in installed(COMPANION_ENTRY_POINTS, given):
             _PYTHON.setdefault(given, entry.load())
     if given not in _PYTHON:
         known = ", ".join(sorted({*_BUILT_IN, *_PYTHON}))

@@ -14,10 +14,10 @@ request that it judges, no other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from typing import Any, TypeAlias, TypeVar
 
 from . import _core
+from ._installed import installed
 from .errors import RequestError
 
 __all__ = ["JUDGE_ENTRY_POINTS", "Judge", "judge", "resolve_judge"]
@@ -49,7 +49,7 @@ def resolve_judge(given: Any) -> Judge | None:
         return None
     if isinstance(given, str):
         if given not in _NAMED:
-            for entry in metadata.entry_points(group=JUDGE_ENTRY_POINTS, name=given):
+            for entry in installed(JUDGE_ENTRY_POINTS, given):
                 _NAMED.setdefault(given, entry.load())
         if given not in _NAMED:
             known = ", ".join(sorted(_NAMED)) or "none that is registered"

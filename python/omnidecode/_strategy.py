@@ -16,12 +16,15 @@ import inspect
 import json
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib import metadata
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from . import _core
 from ._companion import companions
+from ._installed import installed
 from .errors import RequestError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["BUILT_IN", "ENTRY_POINTS", "Strategy", "register", "registry", "resolve", "strategy"]
 
@@ -135,7 +138,7 @@ def registry() -> list[dict[str, Any]]:
     Each entry has ``name``, ``guarantee``, ``needs``, ``parameters`` (each with ``name``, ``type``, ``range``,
     ``default``, ``doc``), ``summary`` and ``source``.
     """
-    for entry in metadata.entry_points(group=ENTRY_POINTS):
+    for entry in installed(ENTRY_POINTS):
         if entry.name not in _CLASSES:
             try:
                 _load(entry)
@@ -163,7 +166,7 @@ def resolve(given: str | Mapping[str, Any] | Strategy | None) -> Strategy:
     else:
         raise RequestError(f"strategy: expected a name, a dictionary or a strategy object, found {given!r}")
     if name not in _CLASSES:
-        for entry in metadata.entry_points(group=ENTRY_POINTS, name=name):
+        for entry in installed(ENTRY_POINTS, name=name):
             try:
                 _load(entry)
             except Exception as error:
@@ -281,7 +284,7 @@ def _parameters(name: str, of: Callable[..., Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _load(entry: metadata.EntryPoint) -> None:
+def _load(entry: EntryPoint) -> None:
     """Import what an installed package offers under the entry-point group ``omnidecode.strategies``.
 
     An entry point names a strategy class under its own name, or an async function, a ``Drafter`` or an ``Unmasker`` that is
