@@ -6,7 +6,6 @@ The engine itself never touches the network; this file does, and only through ``
 from __future__ import annotations
 
 import os
-from importlib import metadata
 from pathlib import Path
 
 from .errors import ModelError
@@ -25,6 +24,8 @@ def default_model() -> Path:
 
     Raises :class:`ModelError` when the package is not installed.
     """
+    from importlib import metadata  # costs a third of our import
+
     try:
         files = metadata.files(DEFAULT_PACKAGE) or []
     except metadata.PackageNotFoundError:
