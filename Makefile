@@ -21,14 +21,16 @@ demo: $(STAMPS)/installed $(STAMPS)/model
 ## Everything that must hold before a change lands. Ends with the runners' own summaries.
 test: lint-rust test-rust test-python
 
+# With the GPU's code and its kernels on the host: it needs nothing of NVIDIA.
+EMULATED := --features omnidecode/emulator
 lint-rust:
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets $(EMULATED) -- -D warnings
 
 test-rust: $(STAMPS)/model
-	export OMNIDECODE_TEST_GGUF="$$($(GGUF))"; cargo test --workspace --doc && \
-	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace --no-fail-fast; \
-	else cargo test --workspace --no-fail-fast --lib --bins --tests; fi
+	export OMNIDECODE_TEST_GGUF="$$($(GGUF))"; cargo test --workspace $(EMULATED) --doc && \
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace $(EMULATED) --no-fail-fast; \
+	else cargo test --workspace $(EMULATED) --no-fail-fast --lib --bins --tests; fi
 
 test-python: $(STAMPS)/dev $(STAMPS)/model
 	$(BIN)/ruff check python tests tools
@@ -62,14 +64,12 @@ $(TEXTS)/text.jsonl: $(STAMPS)/installed $(STAMPS)/model
 	$(BIN)/python -m omnidecode.train.write --prompts $(TEXTS)/prompts.jsonl --count 1200 --out $(TEXTS)/text.part --resume
 	mv $(TEXTS)/text.part $@
 
-## The GPU's code without a GPU: kernels compiled for every target and held to their bounds, run on the host against their
-## twins, the decoder on them against the CPU's, and a module that binds CUDA late. Downloads nvcc (271 MB). Not part of `test`.
+## What of the GPU's code needs nvcc (271 MB) but no GPU: kernels compiled for every target and held to their bounds, by nvcc and
+## NVRTC, and a module that binds CUDA late. What needs only a C++ compiler is part of `test`.
 CUDA := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-nvrtc
 cuda-check: $(STAMPS)/cuda $(STAMPS)/model
 	$(BIN)/python tools/cuda.py
-	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-kernels --features emulator --test cuda
-	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-models --features emulator --test gpu
-	cargo clippy -p omnidecode-models -p omnidecode-python --all-targets --features omnidecode-models/emulator,omnidecode-python/cuda -- -D warnings
+	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-kernels -p omnidecode-models -p omnidecode $(EMULATED) --test cuda --test gpu --test emulated
 	cargo test -p omnidecode --features cuda --lib
 	cargo build -p omnidecode-python --features cuda
 	sh tools/late.sh $(CARGO_TARGET_DIR)/debug/lib_core.so

@@ -14,7 +14,7 @@ FACTS = json.loads(_core.cuda())
 
 def test_the_doctor_says_what_there_is() -> None:
     assert doctor()["cuda"] == FACTS
-    assert set(FACTS) == {"built", "kernels", "driver", "devices", "missing"}
+    assert set(FACTS) == {"built", "kernels", "driver", "devices", "missing", "library"}
     assert (FACTS["missing"] is None) == bool(FACTS["devices"])
 
 
@@ -24,7 +24,13 @@ def test_a_missing_gpu_is_an_error_with_a_name(llm: LLM) -> None:
     with pytest.raises(ModelError, match=expected):
         LLM(llm.path, device="cuda")
     with pytest.raises(Exception, match=expected):
-        _core.check_cuda(0)
+        _core.check_cuda("cuda")
+
+
+def test_the_processor_knows_one_mode(llm: LLM) -> None:
+    with pytest.raises(ModelError, match="row_invariant"):
+        LLM(llm.path, row_invariant=False)
+    assert llm.stats()["host_rows"] == 0
 
 
 def test_devices_by_name(llm: LLM) -> None:

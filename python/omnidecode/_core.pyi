@@ -278,7 +278,7 @@ class Engine:
     """
     A model with its engine thread.
     """
-    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None, device: str = "cpu") -> Engine:
+    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None, device: str = "cpu", row_invariant: bool = True) -> Engine:
         """
         Open a model; `beside`: further models, as (role, path).
         """
@@ -687,7 +687,7 @@ class View:
         The prediction for a place, in a draft.
         """
 
-def check_cuda(number: SupportsIndex) -> str:
+def check_cuda(device: str) -> str:
     """
     Run every check of the kernels on a GPU, as JSON: a list of {name, seconds, error}.
     """
@@ -704,7 +704,7 @@ def companions() -> str:
 
 def cuda() -> str:
     """
-    What of CUDA is in this build and on this machine, as JSON: {built, kernels, driver, devices, missing}. Opens the driver.
+    What of CUDA is in this build and on this machine, as JSON: {built, kernels, driver, devices, missing, library}. Opens the driver.
     """
 
 def gather(*flights: "Flight") -> "Flight":

@@ -65,6 +65,8 @@ pub(crate) struct Executor {
     old: Vec<States>,
     /// A request ended in this turn: one that waits may start.
     freed: bool,
+    /// Whether all networks are.
+    row_invariant: bool,
 }
 
 /// The networks with their KV stores made, ready for the engine thread.
@@ -98,6 +100,7 @@ impl Executor {
             let slots = TailSlots::new(config.pages * PAGE, config.tail);
             Model { role, network, card, pool, slots, moves: Vec::new(), cost, last_rows: 0 }
         };
+        let row_invariant = networks.iter().all(|named| named.network.row_invariant());
         let models = networks.into_iter().map(model).collect();
         let inner = Inner {
             config,
@@ -120,6 +123,7 @@ impl Executor {
             wake: Vec::new(),
             old: Vec::new(),
             freed: false,
+            row_invariant,
         }
     }
     pub fn stats(&self) -> Stats {
@@ -229,7 +233,7 @@ impl Executor {
         let meter = Rc::new(RefCell::new(Meter::default()));
         meter.borrow_mut().usage.prompt_tokens = request.prompt.len();
         let output = Rc::new(RefCell::new(Output::new(outbox.clone())));
-        let guarantee = request.strategy.guarantee;
+        let guarantee = self.worth(request.strategy.guarantee);
         // Processors and strategies are foreign code from their first line.
         let made = catch_unwind(AssertUnwindSafe(|| self.open(request, &meter, &output)));
         let future = match made {
@@ -242,6 +246,10 @@ impl Executor {
         self.ready.push(entry.key());
         let waker = flag.clone().into();
         entry.insert(Task { future, waker, flag, output, cancelled, meter, guarantee });
+    }
+    /// What a claim is worth here: it is made for rows that do not depend on their company.
+    fn worth(&self, claim: Guarantee) -> Guarantee {
+        if self.row_invariant { claim } else { Guarantee::Approximate }
     }
     fn open(&self, request: Request, meter: &Rc<RefCell<Meter>>, output: &Rc<RefCell<Output>>) -> Result<LocalFuture> {
         let card = self.shared.borrow().models[0].card.clone();

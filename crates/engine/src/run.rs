@@ -141,9 +141,11 @@ impl Runner {
             }
         };
         let clock = Instant::now();
+        let on_host = model.network.host_rows();
         let result = catch_unwind(AssertUnwindSafe(|| model.network.run(step, &mut bend, &mut each)));
         let nanoseconds = clock.elapsed().as_nanos() as u64;
         stats.network_ns += nanoseconds;
+        stats.host_rows += model.network.host_rows() - on_host;
         stats.forwards += 1;
         stats.rows += step.rows.len() as u64;
         match result {

@@ -53,6 +53,8 @@ pub struct Stats {
     pub evictions: u64,
     /// Strategies polled.
     pub polls: u64,
+    /// Rows of logits that left the device of their network: something about them was left to the host.
+    pub host_rows: u64,
     /// Nanoseconds inside networks.
     pub network_ns: u64,
     /// Nanoseconds from the start of a turn that ran a step to its end.

@@ -60,4 +60,14 @@ pub trait Network: Send {
 
     /// Bytes of one slot over all layers.
     fn slot_bytes(&self) -> usize;
+
+    /// Whether the bits of a row depend on nothing that runs beside it. Where they do, no answer is exact.
+    fn row_invariant(&self) -> bool {
+        true
+    }
+
+    /// Rows of logits that left their device so far, because something about them was left to the host.
+    fn host_rows(&self) -> u64 {
+        0
+    }
 }

@@ -24,14 +24,23 @@ pub struct Builder {
     kv_tokens: Option<usize>,
     kv_dtype: Option<KvDtype>,
     device: Device,
+    row_invariant: bool,
 }
 
 impl Builder {
     /// A model at this path: a folder with safetensors, or a GGUF file.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_path_buf();
-        let device = Device::Cpu;
-        Builder { path, others: Vec::new(), threads: None, context: None, kv_tokens: None, kv_dtype: None, device }
+        Builder {
+            path,
+            others: Vec::new(),
+            threads: None,
+            context: None,
+            kv_tokens: None,
+            kv_dtype: None,
+            device: Device::Cpu,
+            row_invariant: true,
+        }
     }
     /// A second model with the same vocabulary, under the role `draft`.
     pub fn draft(self, path: impl AsRef<Path>) -> Self {
@@ -64,6 +73,12 @@ impl Builder {
     pub fn device(self, device: Device) -> Self {
         Builder { device, ..self }
     }
+    /// Whether a row gives the same bits in any company, as by default: what `Guarantee::Exact` rests on. Without it, a GPU's
+    /// products of many rows in bf16 run in cuBLASLt where the machine has it: faster prompts, and every answer says
+    /// `Guarantee::Approximate`. The processor knows the default only.
+    pub fn row_invariant(self, row_invariant: bool) -> Self {
+        Builder { row_invariant, ..self }
+    }
 
     /// Read the model and start the engine's thread.
     ///
@@ -73,7 +88,7 @@ impl Builder {
     pub fn open(self) -> Result<Llm> {
         let weights = Weights::open(&self.path)?;
         let options = Options { threads: self.threads, kv_dtype: self.kv_dtype, ..Options::default() };
-        let Loaded { main, others, free } = self.device.load(&weights, &self.others, &options)?;
+        let Loaded { main, others, free } = self.device.load(&weights, &self.others, &options, self.row_invariant)?;
         for (role, other) in &others {
             if other.card().vocab != main.card().vocab {
                 let (role, expected, found) = (role.clone(), main.card().vocab, other.card().vocab);
@@ -146,5 +161,11 @@ impl Network for Limited {
     }
     fn slot_bytes(&self) -> usize {
         self.decoder.slot_bytes()
+    }
+    fn row_invariant(&self) -> bool {
+        self.decoder.row_invariant()
+    }
+    fn host_rows(&self) -> u64 {
+        self.decoder.host_rows()
     }
 }

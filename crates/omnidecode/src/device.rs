@@ -14,11 +14,18 @@ pub enum Device {
     Cpu,
     /// The NVIDIA GPU of this number. Known to builds with the feature `cuda`.
     Cuda(u32),
+    /// A GPU whose kernels the processor runs, thousands of times slower: for tests.
+    #[cfg(feature = "emulator")]
+    Emulated,
 }
 impl FromStr for Device {
     type Err = Error;
-    /// `cpu`, `cuda` or `cuda:1`.
+    /// `cpu`, `cuda` or `cuda:1`; in builds with the feature `emulator`, `emulated`.
     fn from_str(text: &str) -> Result<Device> {
+        #[cfg(feature = "emulator")]
+        if text == "emulated" {
+            return Ok(Device::Emulated);
+        }
         let number = |rest: &str| match rest.strip_prefix(':') {
             None if rest.is_empty() => Some(0),
             digits => digits?.parse().ok(),
@@ -41,11 +48,32 @@ pub(crate) struct Loaded {
 
 impl Device {
     /// Read models.
-    pub(crate) fn load(self, main: &Weights, others: &[(String, PathBuf)], options: &Options) -> Result<Loaded> {
+    pub(crate) fn load(
+        self,
+        main: &Weights,
+        others: &[(String, PathBuf)],
+        options: &Options,
+        row_invariant: bool,
+    ) -> Result<Loaded> {
         match self {
-            Device::Cpu => cpu(main, others, options),
-            Device::Cuda(number) => cuda(number, main, others, options),
+            Device::Cpu if row_invariant => cpu(main, others, options),
+            Device::Cpu => {
+                let message = "expected row_invariant, the one mode of device cpu, found its opposite: leave it out";
+                Err(omnidecode_models::ModelError::Device(message.into()).into())
+            }
+            _ => on_gpu(self, main, others, options, row_invariant),
         }
+    }
+
+    /// The device itself.
+    #[cfg(feature = "cuda")]
+    fn open(self) -> Result<Box<dyn omnidecode_models::gpu::Device>> {
+        Ok(match self {
+            Device::Cuda(number) => omnidecode_models::gpu::open(number)?,
+            #[cfg(feature = "emulator")]
+            Device::Emulated => omnidecode_models::gpu::emulated()?,
+            Device::Cpu => return Err(Error::Device { found: "cpu".into() }),
+        })
     }
 }
 
@@ -69,15 +97,25 @@ fn cpu(main: &Weights, beside: &[(String, PathBuf)], options: &Options) -> Resul
 const EAGER: &str = "OMNIDECODE_CUDA_EAGER";
 
 #[cfg(feature = "cuda")]
-fn cuda(number: u32, main: &Weights, beside: &[(String, PathBuf)], options: &Options) -> Result<Loaded> {
+fn on_gpu(
+    device: Device,
+    main: &Weights,
+    beside: &[(String, PathBuf)],
+    options: &Options,
+    row_invariant: bool,
+) -> Result<Loaded> {
     use omnidecode_models::gpu::{self, GpuDecoder};
-    let options = gpu::Options { kv_dtype: options.kv_dtype, graphs: std::env::var_os(EAGER).is_none() };
-    let load =
-        |weights: &Weights| -> Result<GpuDecoder> { Ok(GpuDecoder::load(weights, gpu::open(number)?, &options)?) };
-    let main = load(main)?;
+    let graphs = std::env::var_os(EAGER).is_none();
+    let options = gpu::Options { kv_dtype: options.kv_dtype, graphs, row_invariant };
+    let main = GpuDecoder::load(main, device.open()?, &options)?;
     let mut others: Vec<(String, Box<dyn Network>)> = Vec::new();
     for (role, path) in beside {
-        others.push((role.clone(), Box::new(load(&Weights::open(path)?)?)));
+        let weights = Weights::open(path)?;
+        let other = match weights.config().exit_layer {
+            Some(_) => GpuDecoder::load_adapter(&weights, &main, device.open()?, &options)?,
+            None => GpuDecoder::load(&weights, device.open()?, &options)?,
+        };
+        others.push((role.clone(), Box::new(other)));
     }
     // A tenth stays for what steps write.
     let free = main.device().free_bytes().map(|bytes| bytes / 10 * 9);
@@ -85,7 +123,7 @@ fn cuda(number: u32, main: &Weights, beside: &[(String, PathBuf)], options: &Opt
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: u32, _: &Weights, _: &[(String, PathBuf)], _: &Options) -> Result<Loaded> {
+fn on_gpu(_: Device, _: &Weights, _: &[(String, PathBuf)], _: &Options, _: bool) -> Result<Loaded> {
     Err(without())
 }
 
@@ -96,12 +134,14 @@ fn without() -> Error {
     omnidecode_models::ModelError::Device(message.into()).into()
 }
 
-/// What of CUDA is in this build and on this machine: `built`, and either `devices` or `missing`.
+/// What of CUDA is in this build and on this machine: `built`, either `devices` or `missing`, and the library that large products
+/// run in where `row_invariant` is off, or why they run in the own kernels.
 pub fn cuda_json() -> Value {
     #[cfg(feature = "cuda")]
     {
         use omnidecode_models::gpu;
         let kernels = gpu::built_for();
+        let library = gpu::library_version().unwrap_or_else(|e| e.to_string());
         match gpu::cards() {
             Ok((driver, cards)) => {
                 let card = |c: gpu::Card| {
@@ -110,26 +150,26 @@ pub fn cuda_json() -> Value {
                 };
                 let devices: Vec<Value> = cards.into_iter().map(card).collect();
                 let missing = devices.is_empty().then_some("expected a GPU, the driver has none");
-                json!({ "built": true, "kernels": kernels, "driver": driver, "devices": devices, "missing": missing })
+                json!({ "built": true, "kernels": kernels, "driver": driver, "devices": devices, "missing": missing, "library": library })
             }
             Err(e) => {
-                json!({ "built": true, "kernels": kernels, "driver": null, "devices": [], "missing": e.to_string() })
+                json!({ "built": true, "kernels": kernels, "driver": null, "devices": [], "missing": e.to_string(), "library": library })
             }
         }
     }
     #[cfg(not(feature = "cuda"))]
-    json!({ "built": false, "kernels": null, "driver": null, "devices": [], "missing": "a build with the feature `cuda`" })
+    json!({ "built": false, "kernels": null, "driver": null, "devices": [], "missing": "a build with the feature `cuda`", "library": null })
 }
 
 /// Run every check of the kernels on a GPU: a list of {name, seconds, error}, `error` null where a check passed.
 ///
 /// # Errors
 /// [`Error::Model`] when the GPU cannot be opened.
-pub fn check_cuda_json(number: u32) -> Result<Value> {
+pub fn check_cuda_json(device: Device) -> Result<Value> {
     #[cfg(feature = "cuda")]
     {
-        use omnidecode_models::gpu::{self, check};
-        let mut device = gpu::open(number)?;
+        use omnidecode_models::gpu::check;
+        let mut device = device.open()?;
         let mut checks = Vec::new();
         for name in check::names() {
             let clock = std::time::Instant::now();
@@ -141,7 +181,7 @@ pub fn check_cuda_json(number: u32) -> Result<Value> {
     }
     #[cfg(not(feature = "cuda"))]
     {
-        let _ = number;
+        let _ = device;
         Err(without())
     }
 }

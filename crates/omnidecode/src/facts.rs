@@ -40,6 +40,7 @@ impl Llm {
             "rows": stats.rows,
             "evictions": stats.evictions,
             "polls": stats.polls,
+            "host_rows": stats.host_rows,
             "network_seconds": stats.network_ns as f64 / 1e9,
             "turn_seconds": stats.turn_ns as f64 / 1e9,
             "running": stats.running,

@@ -75,15 +75,16 @@ mod _core {
         let strategy = omnidecode::strategy(name, &options).map_err(crate::error::to_python)?;
         Ok(strategy.guarantee.as_str())
     }
-    /// What of CUDA is in this build and on this machine, as JSON: {built, kernels, driver, devices, missing}. Opens the driver.
+    /// What of CUDA is in this build and on this machine, as JSON: {built, kernels, driver, devices, missing, library}. Opens the driver.
     #[pyfunction]
     fn cuda() -> String {
         omnidecode::cuda_json().to_string()
     }
     /// Run every check of the kernels on a GPU, as JSON: a list of {name, seconds, error}.
     #[pyfunction]
-    fn check_cuda(py: Python<'_>, number: u32) -> PyResult<String> {
-        let checks = py.detach(|| omnidecode::check_cuda_json(number)).map_err(crate::error::to_python)?;
+    fn check_cuda(py: Python<'_>, device: &str) -> PyResult<String> {
+        let device = device.parse().map_err(crate::error::to_python)?;
+        let checks = py.detach(|| omnidecode::check_cuda_json(device)).map_err(crate::error::to_python)?;
         Ok(checks.to_string())
     }
     /// What the engine sees of this machine, as JSON.

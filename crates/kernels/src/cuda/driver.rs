@@ -1,6 +1,6 @@
 //! A device of the NVIDIA driver.
 use super::library::{CublasLt, Driver, Handle};
-use super::matmul::{Matmul, WORKSPACE};
+use super::matmul::{Matmul, WORKSPACE, version};
 use super::{Buffer, Call, Device, DeviceError, ENTRIES, Entry, Kept, Launch, source};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, c_int};
@@ -52,7 +52,7 @@ pub fn cards() -> Result<(i32, Vec<Card>), DeviceError> {
 /// # Errors
 /// [`DeviceError::Missing`].
 pub fn library_version() -> Result<String, DeviceError> {
-    Ok(Matmul::open(CublasLt::get()?)?.version())
+    CublasLt::get().map(version)
 }
 
 fn card(driver: &Driver, ordinal: i32) -> Result<Card, DeviceError> {

@@ -127,7 +127,17 @@ fn compile() -> Result<PathBuf, DeviceError> {
         }
     };
     let sources = names.iter().filter(|n| n.extension().is_some_and(|e| e == "cu" || e == "cpp"));
-    let objects = sources.map(|n| build(n)).collect::<Result<Vec<_>, _>>()?;
+    let sources: Vec<&PathBuf> = sources.collect();
+    let mut objects = Vec::new();
+    for some in sources.chunks(std::thread::available_parallelism().map_or(1, usize::from)) {
+        let done: Vec<_> = std::thread::scope(|scope| {
+            let jobs: Vec<_> = some.iter().map(|n| scope.spawn(|| build(n))).collect();
+            jobs.into_iter()
+                .map(|job| job.join().unwrap_or_else(|_| Err(DeviceError::Compile("panicked".into()))))
+                .collect()
+        });
+        objects.extend(done.into_iter().collect::<Result<Vec<_>, _>>()?);
+    }
     let linked = own.join("kernels.so");
     let out = Command::new(&compiler).arg("-shared").args(&objects).arg("-o").arg(&linked).output().map_err(io)?;
     if !out.status.success() {

@@ -51,6 +51,17 @@ fn check(call: &'static str, code: c_int) -> Result<(), DeviceError> {
     }
 }
 
+/// Name and version; needs no device.
+pub(super) fn version(api: &CublasLt) -> String {
+    let number = |which| {
+        let mut number = 0;
+        // SAFETY: writes one number.
+        unsafe { (api.property)(which, &raw mut number) };
+        number
+    };
+    format!("cuBLASLt {}.{}.{}", number(0), number(1), number(2))
+}
+
 impl Matmul {
     /// Make a handle; on a GPU its context must be current.
     pub fn open(api: &'static CublasLt) -> Result<Matmul, DeviceError> {
@@ -62,13 +73,7 @@ impl Matmul {
 
     /// For people.
     pub fn version(&self) -> String {
-        let number = |which| {
-            let mut number = 0;
-            // SAFETY: writes one number.
-            unsafe { (self.api.property)(which, &raw mut number) };
-            number
-        };
-        format!("cuBLASLt {}.{}.{}", number(0), number(1), number(2))
+        version(self.api)
     }
 
     /// Enqueue a product. Nothing is allocated: a capture may be under way if this shape ran before.
@@ -128,8 +133,7 @@ impl Matmul {
                 let (mut best, mut count) = (Algorithm::default(), 0);
                 let [w, x, out] = shape.layouts;
                 let (best_at, count_at) = (&raw mut best, &raw mut count);
-                let code =
-                    (api.heuristic)(self.handle, shape.desc, w, x, out, out, preference, 1, best_at, count_at);
+                let code = (api.heuristic)(self.handle, shape.desc, w, x, out, out, preference, 1, best_at, count_at);
                 check("cublasLtMatmulAlgoGetHeuristic", code)?;
                 if count == 0 || best.state != 0 || best.workspace > WORKSPACE {
                     let message = format!("no algorithm for {} x {} x {}", args.n, args.rows, args.k);

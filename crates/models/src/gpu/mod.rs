@@ -21,9 +21,10 @@ use crate::config::Config;
 use crate::network::{Network, NetworkError, PAGE};
 use crate::step::{Reading, Step};
 use memory::{Arena, Store};
+pub use omnidecode_kernels::cuda::Device;
 use omnidecode_kernels::cuda::args::{AcceptArgs, Plain};
-use omnidecode_kernels::cuda::{Call, Device, DeviceError, Entry, Gpu, Launch};
-pub use omnidecode_kernels::cuda::{Card, built_for, cards, check};
+use omnidecode_kernels::cuda::{Call, DeviceError, Entry, Gpu, Launch};
+pub use omnidecode_kernels::cuda::{Card, built_for, cards, check, library_version};
 use omnidecode_kernels::kv::KvDtype;
 use plan::{Key, Planned};
 use std::collections::HashMap;
@@ -73,7 +74,7 @@ pub struct Counts {
     pub steps: u64,
     /// Kernels launched, those of graphs counted.
     pub launches: u64,
-    /// Steps that ran as a graph.
+    /// Steps of plans that are kept as graphs (the first of each runs launch by launch).
     pub graphs: u64,
     /// Products that ran in the library.
     pub library_products: u64,
@@ -115,6 +116,16 @@ impl GpuDecoder {
 pub fn open(number: u32) -> Result<Box<dyn Device>, crate::ModelError> {
     let gpu = Gpu::open(number as i32).map_err(|e| crate::ModelError::Device(e.to_string()))?;
     Ok(Box::new(gpu))
+}
+
+/// A device of kernels that this machine's processor runs, for tests.
+///
+/// # Errors
+/// [`ModelError::Device`](crate::ModelError::Device) without a C++ compiler.
+#[cfg(feature = "emulator")]
+pub fn emulated() -> Result<Box<dyn Device>, crate::ModelError> {
+    let missing = || crate::ModelError::Device("expected a C++ compiler (CXX, c++), found none".into());
+    Ok(Box::new(omnidecode_kernels::cuda::emulate::Emulator::new().ok_or_else(missing)?))
 }
 
 pub(super) fn network_error(error: DeviceError) -> NetworkError {
@@ -174,6 +185,14 @@ impl Network for GpuDecoder {
 
     fn slot_bytes(&self) -> usize {
         2 * self.config.kv_heads * self.config.head_dim * self.config.layers.len() * self.kv_dtype.bytes()
+    }
+
+    fn row_invariant(&self) -> bool {
+        !self.library
+    }
+
+    fn host_rows(&self) -> u64 {
+        self.counts.host_rows
     }
 }
 

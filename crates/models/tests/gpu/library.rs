@@ -1,6 +1,6 @@
 //! The mode that gives up row-invariance: products of many rows by the library, for which the host has a stand-in.
 use super::common::in_bf16;
-use super::scene::{PAGES, TAIL, append, close, prompt, read_all, run};
+use super::scene::{PAGES, TAIL, append, prompt, read_all, run};
 use omnidecode_kernels::cuda::emulate::Emulator;
 use omnidecode_models::decoder::{Decoder, Options};
 use omnidecode_models::gpu::{self, GpuDecoder};
@@ -33,16 +33,19 @@ fn many_rows_by_the_library() {
         read_all(&mut few, None);
         read_all(&mut many, None);
         let expected = run(&mut own, &many).expect("finite").logits;
-        let close_to_cpu = |found: &[f32], what: &str| {
-            // bf16 activations are rounded where the f32 sums of both sides differ in the last bits.
-            close(&format!("{case}, {what}"), found, &expected, 0.05);
+        // bf16 activations are rounded apart where sums in f32 differ in their last bits, and layers spread it.
+        let near = |found: &[f32], what: &str| {
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let apart = norm(&mut found.iter().zip(&expected).map(|(f, e)| f - e));
+            let share = apart / norm(&mut expected.iter().copied());
+            assert!(share < 0.02, "{case}, {what}: {share} of the logits");
         };
-        close_to_cpu(&run(&mut cpu, &many).expect("finite").logits, "processor");
+        near(&run(&mut cpu, &many).expect("finite").logits, "processor");
         // Few rows: the own products, the same bits.
         let row = expected.len() / 96;
         assert!(run(&mut fast, &few).expect("finite").logits == expected[..24 * row], "{case}: few rows");
         assert_eq!(fast.counts().library_products, 0);
-        close_to_cpu(&run(&mut fast, &many).expect("finite").logits, "library");
+        near(&run(&mut fast, &many).expect("finite").logits, "library");
         assert!(fast.counts().library_products >= 4 * layers as u64, "{case}: {:?}", fast.counts());
         // Replayed as a graph.
         let again = run(&mut fast, &many).expect("finite").logits;

@@ -4,9 +4,7 @@ use super::scene::{PAGES, TAIL, append, behind, close, on_cpu, on_gpu, prompt, r
 use omnidecode_kernels::cuda::emulate::Emulator;
 use omnidecode_models::decoder::{self, Decoder};
 use omnidecode_models::gpu::{self, GpuDecoder};
-use omnidecode_models::{
-    Bias, Clamp, ClampAction, Edits, Entry, Network, NetworkError, RowRead, Step, Tap, Weights,
-};
+use omnidecode_models::{Bias, Clamp, ClampAction, Edits, Entry, Network, NetworkError, RowRead, Step, Tap, Weights};
 use std::sync::Arc;
 
 /// Layer ranges, hidden states and mixes fed in, biases.
@@ -56,7 +54,6 @@ fn parts_of_the_model() {
     fed.edits.clear();
     assert!(run(&mut gpu, &fed).unwrap().logits == neutral, "a bias of zero is none");
 }
-
 
 /// Attention weights: in pages, behind a window, in the tail, of rows that run some layers only, biased.
 #[test]

@@ -105,4 +105,3 @@ pub fn read_all(step: &mut Step, taps: Option<usize>) {
 pub fn prompt(case: &str) -> Vec<u32> {
     Golden::open(case).ids("input_ids")[..24].to_vec()
 }
-

@@ -1,5 +1,6 @@
 //! Every kernel against its twin or its definition, on any device: the emulator in tests, a GPU where there is one.
 mod attend;
+mod experts;
 mod pick;
 mod product;
 mod rows;
@@ -26,6 +27,11 @@ const CHECKS: &[(&str, fn(&mut Bench))] = &[
     ("rows_without_an_answer_say_so", pick::rows_without_an_answer_say_so),
     ("attention_is_the_cpu_s_within_rounding", attend::attention_is_the_cpu_s_within_rounding),
     ("rows_are_invariant", attend::rows_are_invariant),
+    ("experts_are_chosen_by_weight", experts::experts_are_chosen_by_weight),
+    ("experts_give_the_bits_of_dense_products", experts::experts_give_the_bits_of_dense_products),
+    ("products_by_the_library_end_as_the_own", experts::products_by_the_library_end_as_the_own),
+    ("neurons_are_clamped", experts::neurons_are_clamped),
+    ("attention_weights_are_the_softmax", experts::attention_weights_are_the_softmax),
 ];
 
 /// Names of all checks.

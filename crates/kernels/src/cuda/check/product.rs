@@ -20,14 +20,14 @@ const ALL: [Dtype; 11] = [
     Dtype::Q6K,
 ];
 
-fn values(dtype: Dtype, seed: u64, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
+pub(super) fn values(dtype: Dtype, seed: u64, n: usize, k: usize) -> (Vec<u8>, Vec<f32>) {
     let bytes = quantize(dtype, &noise(seed, n * k)).unwrap();
     let mut values = vec![0.0; n * k];
     dequantize(dtype, &bytes, &mut values).unwrap();
     (bytes, values)
 }
 
-fn upload(bench: &mut Bench, dtype: Dtype, bytes: &[u8], n: usize, k: usize) -> (Weights, Format) {
+pub(super) fn upload(bench: &mut Bench, dtype: Dtype, bytes: &[u8], n: usize, k: usize) -> (Weights, Format) {
     let packed = pack(dtype, bytes, n, k).unwrap();
     let [codes, scales, supers] = [&packed.codes, &packed.scales, &packed.supers].map(|b| bench.put(&b[..]).address());
     let (n, k, kp) = (n as u32, k as u32, packed.kp as u32);
@@ -35,7 +35,7 @@ fn upload(bench: &mut Bench, dtype: Dtype, bytes: &[u8], n: usize, k: usize) -> 
 }
 
 /// 16, 32 or 64 rows a block.
-fn entry(format: Format, rows: usize) -> (Entry, u32) {
+pub(super) fn entry(format: Format, rows: usize) -> (Entry, u32) {
     let entries = match format.is_quantized() {
         true => [Entry::Product16, Entry::Product32, Entry::Product64],
         false => [Entry::Line16, Entry::Line32, Entry::Line64],
@@ -75,7 +75,7 @@ fn as_read(bench: &mut Bench, acts: &Acts, buffers: &[crate::cuda::Buffer; 5], f
     out
 }
 
-fn store(bench: &mut Bench, w: Weights, format: Format, acts: Acts, rows: usize, bias: Address) -> Vec<f32> {
+pub(super) fn store(bench: &mut Bench, w: Weights, format: Format, acts: Acts, rows: usize, bias: Address) -> Vec<f32> {
     let out = bench.poisoned(rows * w.n as usize);
     let (index, stand) = bench.stand(rows);
     let mut args =

@@ -165,8 +165,7 @@ impl<'a> Planner<'a> {
     fn embed(&mut self, stand: Standing, ready: bool) {
         let GpuDecoder { config, model, arena, .. } = self.decoder;
         let layer = model.layers.first().filter(|_| ready);
-        let (mut next, gain) =
-            layer.map_or((arena.hidden.acts(0, None), Address(0)), |l| self.first_of(l));
+        let (mut next, gain) = layer.map_or((arena.hidden.acts(0, None), Address(0)), |l| self.first_of(l));
         let apart = matches!(layer.map(|l| l.before), Some(Before::Apart(_)));
         if apart {
             next.forms = 0;

@@ -17,9 +17,19 @@ impl Planner<'_> {
     }
 
     /// Products of 32 outputs and 16, 32 or 64 rows a block.
-    pub(super) fn product(&mut self, linear: &Linear, mut args: ProductArgs, stand: Standing, tiles: u32, layer: usize) {
+    pub(super) fn product(
+        &mut self,
+        linear: &Linear,
+        mut args: ProductArgs,
+        stand: Standing,
+        tiles: u32,
+        layer: usize,
+    ) {
         self.common(&mut args, stand, layer);
-        if self.decoder.library && stand.rows > MANY && args.w.iter().all(|w| w.n == 0 || w.format == Format::Bf16 as u32) {
+        if self.decoder.library
+            && stand.rows > MANY
+            && args.w.iter().all(|w| w.n == 0 || w.format == Format::Bf16 as u32)
+        {
             return self.by_library(args, stand, tiles);
         }
         let entries = match linear.format.is_quantized() {
