@@ -24,6 +24,12 @@ def model_flags(verb: argparse.ArgumentParser) -> None:
         "--beside", action="append", default=[], metavar="ROLE=PATH", help="a further model by its role; repeatable"
     )
     group.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    group.add_argument(
+        "--row-invariant",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="off: faster prompts on a GPU, every guarantee approximate",
+    )
     group.add_argument("--threads", type=int, help="worker threads")
     group.add_argument("--context", type=int, help="longest sequence, in tokens")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -90,6 +96,7 @@ def open_model(options: argparse.Namespace) -> LLM:
         draft=options.draft,
         beside=_beside(options.beside),
         device=options.device,
+        row_invariant=options.row_invariant,
         threads=options.threads,
         context=options.context,
         revision=options.revision,

@@ -52,7 +52,7 @@ impl Drop for PyEngine {
 impl PyEngine {
     /// Open a model; `beside`: further models, as (role, path).
     #[new]
-    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None, device="cpu"))]
+    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None, device="cpu", row_invariant=true))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -63,9 +63,10 @@ impl PyEngine {
         kv_tokens: Option<usize>,
         kv_dtype: Option<&str>,
         device: &str,
+        row_invariant: bool,
     ) -> PyResult<Self> {
         let device = device.parse().map_err(|e: omnidecode::Error| ModelError::new_err(e.to_string()))?;
-        let mut builder = Llm::builder(path).device(device);
+        let mut builder = Llm::builder(path).device(device).row_invariant(row_invariant);
         for (role, path) in beside {
             builder = builder.beside(role, path);
         }
