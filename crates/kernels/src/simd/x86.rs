@@ -219,7 +219,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         unsafe {
             if BF16 {
                 // Any 64 bytes are a vector of bf16.
-                return _mm512_dpbf16_ps(c, std::mem::transmute(a), std::mem::transmute(b));
+                let a = std::mem::transmute::<__m512, __m512bh>(a);
+                return _mm512_dpbf16_ps(c, a, std::mem::transmute::<__m512, __m512bh>(b));
             }
             let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
             let high = _mm512_set1_epi32(0xFFFF_0000_u32 as i32);
