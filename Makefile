@@ -54,7 +54,8 @@ $(STAMPS)/torch: tools/cpu_torch.py $(STAMPS)/venv
 TEXTS ?= $(CARGO_TARGET_DIR)/texts
 DRAFTER = OMP_NUM_THREADS=1 $(BIN)/python -m omnidecode.train $(1) --target "$$($(GGUF))" --text $(TEXTS)/text.jsonl --out models/smollm2-$(1)
 drafters: $(STAMPS)/dev $(STAMPS)/model $(STAMPS)/torch $(TEXTS)/text.jsonl
-	$(BIN)/omnidecode index $(TEXTS)/text.jsonl -o models/smollm2-trigrams/table.bin --least 2
+	head -n 256 $(TEXTS)/text.jsonl > $(TEXTS)/first.jsonl
+	$(BIN)/omnidecode index $(TEXTS)/first.jsonl -o models/smollm2-trigrams/table.bin --model "$$($(GGUF))"
 	$(call DRAFTER,kangaroo) --steps 250
 	$(call DRAFTER,draft)
 

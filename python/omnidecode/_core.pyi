@@ -8,7 +8,7 @@ from collections.abc import Generator
 from os import PathLike
 from typing import Any, Final, SupportsFloat, SupportsIndex, final
 
-__all__ = ["__version__", "Array", "Bell", "Candidate", "Canvas", "Chunk", "Detector", "Engine", "Flight", "Neurons", "Outcome", "Plan", "Row", "Seen", "Sequence", "Ticket", "Tree", "View", "check_cuda", "check_strategy", "companions", "cuda", "gather", "listwise_labels", "listwise_order", "listwise_question", "listwise_windows", "machine", "roles", "strategies"]
+__all__ = ["__version__", "Array", "Bell", "Candidate", "Canvas", "Chunk", "Detector", "Engine", "Flight", "Neurons", "Outcome", "Plan", "Row", "Seen", "Sequence", "Ticket", "Tree", "TrigramCounts", "View", "check_cuda", "check_strategy", "companions", "cuda", "gather", "listwise_labels", "listwise_order", "listwise_question", "listwise_windows", "machine", "roles", "strategies"]
 
 __version__: Final[str]
 
@@ -674,6 +674,22 @@ class Tree:
     def tokens(self, /) -> list[int]:
         """
         Tokens, by node.
+        """
+
+@final
+class TrigramCounts:
+    """
+    Counts of tri-grams, text after text.
+    """
+    def __new__(cls, /) -> TrigramCounts: ...
+    def add(self, /, token_ids: SupportsGetItem[int, SupportsIndex]) -> None:
+        """
+        Count the token ids of a text.
+        """
+    def write(self, /, path: str | PathLike[str], vocab: SupportsIndex, least: SupportsIndex) -> tuple[int, int, int]:
+        """
+        Write the table for a model of `vocab` tokens; tri-grams seen fewer than `least` times are left out. Returns
+        (tokens counted, pairs, tri-grams written).
         """
 
 @final
