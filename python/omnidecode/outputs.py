@@ -55,11 +55,12 @@ class Usage:
 
     ``forwards``: batched forwards that ran rows of this sequence, prefill included. ``nfe``: evaluations of its branches
     (two branches in one batched forward count two). ``target_forwards``: ``forwards`` of the main model alone, without those of
-    a draft model. ``rows``: positions computed; ``row_layers``: the same, times the layers that each passed. ``drafted`` and ``accepted``: proposed
-    tokens, and how many of them were kept. ``host_reads``: read-backs to the host. ``prompt_tokens``, and of those
-    ``cached_tokens``, whose keys and values were found in the prefix cache. ``judge_calls``: batches of texts that a judge
-    was given; ``judged``: texts in them. ``python_steps`` and ``python_seconds``: how often the engine called Python code of
-    the request (steps of a strategy, a judge, a logits processor), and the time in it, waiting for the GIL included.
+    a draft model. ``rows``: positions computed; ``row_layers``: the same, times the layers that each passed; ``head_rows``:
+    those whose logits were computed. ``drafted`` and ``accepted``: proposed tokens, and how many of them were kept.
+    ``host_reads``: read-backs to the host. ``prompt_tokens``, and of those ``cached_tokens``, whose keys and values were found
+    in the prefix cache. ``judge_calls``: batches of texts that a judge was given; ``judged``: texts in them.
+    ``python_steps`` and ``python_seconds``: how often the engine called Python code of the request (steps of a strategy, a
+    judge, a logits processor), and the time in it, waiting for the GIL included.
     """
 
     forwards: int = 0
@@ -74,6 +75,7 @@ class Usage:
     judged: int = 0
     target_forwards: int = 0
     row_layers: int = 0
+    head_rows: int = 0
     python_steps: int = 0
     python_seconds: float = field(default=0.0, compare=False)
 

@@ -188,10 +188,13 @@ impl<'s> Canvas<'s> {
         let copies = drafts.len().max(1);
         let mut entries = Vec::with_capacity(copies * run.len());
         for _ in 0..copies {
-            entries.extend(run.iter().map(|&p| match places.binary_search(&p) {
-                Ok(i) if !rows.is_empty() => rows[i].clone(),
-                _ => Row::Token(self.seq.tokens[p]),
-            }));
+            let token = |&p: &usize| Row::Token(self.seq.tokens[p]);
+            if rows.is_empty() {
+                entries.extend(run.iter().map(token));
+            } else {
+                let row = |p| places.binary_search(p).map_or_else(|_| token(p), |i| rows[i].clone());
+                entries.extend(run.iter().map(row));
+            }
         }
         for (k, &(place, token)) in drafts.iter().enumerate().flat_map(|(k, d)| d.iter().map(move |e| (k, e))) {
             let Ok(row) = run.binary_search(&place) else {

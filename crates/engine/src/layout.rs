@@ -175,7 +175,12 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
                 if !contiguous {
                     places.iter().for_each(|&p| remove(&mut seen, p));
                 }
-                seen.extend((0..n).filter(|&j| plan.mask.sees(i, j, n)).map(|j| (places[j], places[j] + 1)));
+                match &plan.mask {
+                    omnidecode_core::mask::Mask::Full if contiguous => {
+                        seen.push((covered.start as u32, covered.end as u32));
+                    }
+                    mask => seen.extend((0..n).filter(|&j| mask.sees(i, j, n)).map(|j| (places[j], places[j] + 1))),
+                }
                 let from = step.spans.len();
                 merge(seen, &mut step.spans);
                 from..step.spans.len()
@@ -235,7 +240,7 @@ fn read(
     {
         wanted.push((item.rows.start + item.debt - 1, None));
     }
-    item.readings.head = wanted.len();
+    let roots = wanted.len();
     item.readings.first = if all { item.from } else { (item.from + item.debt).saturating_sub(1) };
     if item.complete {
         let own_first = item.rows.end - plan.rows.len();
@@ -246,6 +251,8 @@ fn read(
             Rows::Own | Rows::All => wanted.extend((0..plan.rows.len()).map(own)),
         }
     }
+    item.readings.head = roots;
+    item.readings.reserve(&read, wanted.len());
     let seed = |noise| if noise == 0 { seq.seed } else { pair(seq.seed, noise) };
     let root = item.rows.start + item.debt;
     for (row, own) in wanted {
@@ -276,15 +283,17 @@ fn read(
     }
 }
 
-/// Processor states at a plan's own rows.
+/// Processor states at a plan's own rows; none where they are all the sequence's own and are not kept.
 pub(crate) fn states(plan: &Plan, seq: &SeqState) -> Vec<processor::States> {
+    if plan.kv == KvAction::Overwrite || (plan.kv == KvAction::Discard && !plan.mask.is_causal()) {
+        return Vec::new();
+    }
     let mut at: Vec<processor::States> = Vec::with_capacity(plan.rows.len());
     let before = if plan.kv == KvAction::Extend { seq.tail.states.len() } else { 0 };
-    let places = match plan.kv {
-        KvAction::Overwrite => None,
-        KvAction::Rerun(first) => return seq.tail.states.iter().skip(first as usize).map(processor::fork).collect(),
-        _ => Some(&seq.tail.places[seq.tail.places.len() - plan.rows.len()..]),
-    };
+    if let KvAction::Rerun(first) = plan.kv {
+        return seq.tail.states.iter().skip(first as usize).map(processor::fork).collect();
+    }
+    let places = &seq.tail.places[seq.tail.places.len() - plan.rows.len()..];
     for (i, row) in plan.rows.iter().enumerate() {
         let parent = plan.mask.parent(i, before).unwrap_or(ROOT);
         let mut states = processor::fork(match parent {
@@ -293,7 +302,7 @@ pub(crate) fn states(plan: &Plan, seq: &SeqState) -> Vec<processor::States> {
             p => &at[p as usize - before],
         });
         // A row that stands in for a committed place is in the root's states already.
-        let ahead = places.is_some_and(|p| p[i] as usize >= seq.tokens.len());
+        let ahead = places[i] as usize >= seq.tokens.len();
         if let (true, true, Row::Token(token)) = (plan.mask.is_causal(), ahead, row) {
             processor::advance(&mut states, *token);
         }

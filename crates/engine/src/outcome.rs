@@ -46,6 +46,18 @@ impl Readings {
         };
         Readings { only, top: read.top.min(vocab), asked_top: plan.read.top.min(vocab), vocab, ..Readings::default() }
     }
+    /// Room for so many rows.
+    pub fn reserve(&mut self, read: &Readout, rows: usize) {
+        if read.choice {
+            self.choices.reserve(rows);
+            self.chosen.reserve(rows);
+        }
+        self.tops.reserve(rows * self.top);
+        self.asked.reserve(rows * read.logprobs.len());
+        if read.stats {
+            self.stats.reserve(rows);
+        }
+    }
     pub fn add(&mut self, read: &Readout, seen: Reading<'_>) {
         self.rows += 1;
         if read.choice {

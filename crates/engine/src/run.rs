@@ -103,6 +103,8 @@ impl Runner {
             model.moves = moves; // its memory
             model.moves.clear();
         }
+        // An item that is run again is laid out again.
+        let mut readings: Vec<Readings> = items.iter_mut().map(|i| std::mem::take(&mut i.readings)).collect();
         let trouble = RefCell::new(None);
         let raw: RefCell<Vec<Vec<f32>>> = RefCell::new(vec![Vec::new(); items.len()]);
         let bends: Vec<_> = items.iter().map(|i| slots[i.slot].plan.bend.clone()).collect();
@@ -113,12 +115,10 @@ impl Runner {
             if keep_raw[item] {
                 raw.borrow_mut()[item].extend_from_slice(logits);
             }
-            let states = match own {
-                Some(own) => all[item].states.get(own),
-                None => Some(&seqs[all[item].seq].states),
-            };
+            let of_row = own.and_then(|own| all[item].states.get(own));
+            let states = of_row.unwrap_or(&seqs[all[item].seq].states);
             let bent = catch_unwind(AssertUnwindSafe(|| {
-                states.into_iter().flatten().for_each(|s| s.bend(position, logits));
+                states.iter().for_each(|s| s.bend(position, logits));
                 bends[item].as_ref().and_then(|bend| bend.at(own, logits))
             }));
             match bent {
@@ -128,7 +128,6 @@ impl Runner {
                 }
             }
         };
-        let mut readings: Vec<Readings> = items.iter().map(|i| i.readings.clone()).collect();
         let mut each = |i: usize, reading: omnidecode_models::Reading<'_>| {
             let item = readers[i].item;
             if let Some(error) = reading.error {
@@ -204,6 +203,9 @@ fn keep(inner: &mut Inner, mut item: Item, wake: &mut Vec<Waker>, old: &mut Vec<
         usage.rows += item.rows.len();
         usage.rows_by_model[seq.model] += item.rows.len();
         usage.row_layers += item.debt * layers + item.own * passed.len();
+        if plan.read.needs_head() {
+            usage.head_rows += item.readings.rows;
+        }
         if item.readings.rows > 0 {
             usage.host_reads += 1;
             usage.host_bytes += item.readings.bytes();

@@ -165,8 +165,8 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
 /// Places that an overwriting plan covers.
 pub(crate) fn window(plan: &Plan) -> Range<usize> {
     let places = plan.places(plan.at.unwrap_or(0), &[]);
-    let end = places.iter().max().map_or(0, |&p| p as usize + 1);
-    places.iter().min().map_or(0, |&p| p as usize)..end
+    let (low, high) = places.iter().fold((u32::MAX, 0), |(low, high), &p| (low.min(p), high.max(p + 1)));
+    low.min(high) as usize..high as usize
 }
 
 /// Put the plan's rows in flight.

@@ -109,6 +109,10 @@ impl Tail {
             Mask::Full if i > 0 => return last.unwrap_or((start, start)),
             Mask::Copies(k) if !i.is_multiple_of(n / k) => return last.unwrap_or((start, start)),
             Mask::Block(b) if !i.is_multiple_of(*b) => return last.unwrap_or((start, start)),
+            Mask::Copies(k) => {
+                let (each, first) = (n / k, before + i);
+                self.seen.extend((first..first + each).map(|j| j as u32));
+            }
             Mask::Bits(_) => self.seen.extend((0..before + n).filter(|&j| mask.sees(i, j, n)).map(|j| j as u32)),
             _ => self.seen.extend((0..n).filter(|&j| mask.sees(i, j, n)).map(|j| (before + j) as u32)),
         }

@@ -18,6 +18,8 @@ pub struct Usage {
     pub rows: usize,
     /// Rows times the layers they passed.
     pub row_layers: usize,
+    /// Rows whose logits were computed.
+    pub head_rows: usize,
     /// Rows that were judged by `accept`.
     pub drafted: usize,
     /// Of those, rows that were kept.

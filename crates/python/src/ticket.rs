@@ -187,6 +187,7 @@ impl Chunk {
                 ("nfe", usage.nfe),
                 ("rows", usage.rows),
                 ("row_layers", usage.row_layers),
+                ("head_rows", usage.head_rows),
                 ("target_forwards", usage.forwards_by_model.first().copied().unwrap_or(0)),
                 ("drafted", usage.drafted),
                 ("accepted", usage.accepted),

@@ -155,9 +155,9 @@ fn forwards_and_reads() {
             assert_eq!(usage.forwards, 1 + latents + made - 1);
             assert_eq!(usage.rows, PROMPT.len() + 2 + latents + made - 1, "every place once");
             assert_eq!(usage.prompt_tokens, PROMPT.len());
+            assert_eq!(usage.head_rows, made, "thoughts run no head");
         }
     }
-    assert!(!Readout::default().hidden(3).needs_head(), "what a thought reads");
 }
 
 /// The read-out: the head's view of each thought, which changes nothing.
@@ -169,8 +169,10 @@ fn thoughts_are_told() {
     };
     let (silent, told) = (run(0), run(3));
     assert_eq!(tokens(&silent), tokens(&told));
-    assert!(silent.end.expect("ended").notes.is_empty());
-    let notes = told.end.expect("ended").notes;
+    let (silent, told) = (silent.end.expect("ended"), told.end.expect("ended"));
+    assert_eq!((silent.usage.head_rows, told.usage.head_rows), (5, 5 + 4), "only reading thoughts runs the head on them");
+    assert!(silent.notes.is_empty());
+    let notes = told.notes;
     assert_eq!(notes.len(), 4);
     for (i, note) in notes.iter().enumerate() {
         assert_eq!((note.label, note.place, note.tokens.len()), ("thought", PROMPT.len() + 1 + i, 3));

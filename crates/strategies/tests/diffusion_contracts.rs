@@ -3,7 +3,7 @@
 mod canvas;
 
 use canvas::{Dense, Ran, Spot, TABLE_MASK, answer, blocked, decode, options, plainly, prompts, run, table};
-use omnidecode_engine::testing::{Bench, EOS};
+use omnidecode_engine::testing::{Bench, EOS, VOCAB};
 use omnidecode_engine::{Config, Error, Event, NamedNetwork, Reason, Request, Sampling, Token};
 use omnidecode_models::Network;
 use omnidecode_strategies::params::Options;
@@ -302,6 +302,25 @@ fn finished_blocks_are_streamed() {
     assert_eq!(seen, run(table(0), "llada", json!({"block": 8}), &[4, 5, 6], 32).tokens);
     assert_eq!(turns_at.len(), 4, "block by block");
     assert!(turns_at.windows(2).all(|w| w[1] - w[0] == 8), "{turns_at:?}");
+}
+
+/// No row of logits leaves the network unless guidance mixes two of them: a place costs a choice with its log-probability,
+/// that of the mask, and what the order asks for.
+#[test]
+fn a_forward_reads_a_few_numbers_a_place() {
+    let rows = 2 * (1..=8).sum::<usize>();
+    let cases = [
+        (json!({}), rows * 12),
+        (json!({"unmasker": "threshold", "threshold": 2.0}), rows * 12),
+        (json!({"order": "entropy"}), rows * (12 + 20)),
+        (json!({"order": "margin"}), rows * (12 + 20 + 3 * 8)),
+        (json!({"guidance": 0.5}), 2 * rows * (8 + 4 * VOCAB)),
+    ];
+    for (mut params, bytes) in cases {
+        params["block"] = json!(8);
+        let end = answer(table(0), "llada", params.clone(), &[4, 5, 6], plainly(16)).end.expect("ended");
+        assert_eq!(end.usage.host_bytes, bytes, "{params}");
+    }
 }
 
 /// 00-diffusion contract 8: the sampler draws from the softmax.

@@ -200,3 +200,32 @@ impl Reduced {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::Options;
+    use crate::step::{Entry, RowEntry, Segment, Tap};
+    use crate::{Network, Weights};
+
+    #[test]
+    fn a_hidden_state_costs_no_head() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/llama");
+        let weights = Weights::open(folder).expect("in the repository");
+        let mut decoder = Decoder::load(&weights, &Options { threads: Some(1), ..Options::default() }).expect("loads");
+        decoder.reserve(1, 0).expect("a page");
+        let layers = decoder.layers.len();
+        let row = RowEntry { entry: Entry::Token(5), position: 0, place: 0, slot: 0, spans: 0..1, extras: 0..0 };
+        let mut step = Step { rows: vec![row], spans: vec![(0, 1)], pages: vec![0], ..Step::default() };
+        step.segments.push(Segment { rows: 0..1, table: 0..1, layers: 0..usize::MAX });
+        step.reads.push(RowRead::default());
+        step.taps.push(Tap { row: 0, layer: layers });
+        let mut state = Vec::new();
+        decoder.run(&step, &mut |_, _| {}, &mut |_, r| state = r.hidden.to_vec()).expect("runs");
+        assert_eq!(state.len(), decoder.config.hidden);
+        assert!(decoder.work.head.logits.is_empty(), "the head ran");
+        step.reads[0].stats = true;
+        decoder.run(&step, &mut |_, _| {}, &mut |_, _| {}).expect("runs");
+        assert_eq!(decoder.work.head.logits.len(), decoder.config.vocab);
+    }
+}
