@@ -146,6 +146,23 @@ fn without_ngrams_scores_add_up() {
     }
 }
 
+/// The published rule that makes scores of drafts without n-grams large: every token of one costs the penalty, which tells
+/// drafts apart only from those that have n-grams to go by. Without it a score is a weighted sum of log-probabilities.
+#[test]
+fn a_draft_without_ngrams_pays_the_penalty_for_every_token() {
+    let run = |penalty: f64| {
+        let params = Params { k: 3, penalty, learn_prompt: false, length: Some(8), ..Params::default() };
+        search(params, &[3, 1, 4], Sampling { ignore_eos: true, ..greedy(8) })
+    };
+    let (published, none) = (run(200.0), run(0.0));
+    assert_eq!(published.len(), 3);
+    for (one, other) in published.iter().zip(&none) {
+        assert_eq!((&one.tokens, one.tokens.len()), (&other.tokens, 8));
+        assert!((one.log - (other.log - 8.0 * 200.0)).abs() < 1e-6, "{} against {}", one.log, other.log);
+        assert!(other.log <= 0.0);
+    }
+}
+
 /// Contract 7: with n-grams alone, tokens come from those of the model that the n-grams know.
 #[test]
 fn ngrams_alone_choose_among_the_models_tokens() {
