@@ -61,7 +61,8 @@ impl Builder {
     pub fn context(self, tokens: usize) -> Self {
         Builder { context: Some(tokens), ..self }
     }
-    /// Places of the key/value cache that all requests share; by default two contexts, within a quarter of the free memory.
+    /// Places of the key/value cache that all requests share; by default two contexts, more where they are small (up to
+    /// 32,768 places in 64 MiB, for searches with many branches), within a quarter of the free memory.
     pub fn kv_tokens(self, tokens: usize) -> Self {
         Builder { kv_tokens: Some(tokens), ..self }
     }
@@ -121,9 +122,11 @@ impl Builder {
     }
 }
 
-/// Places of KV cache by default: two contexts, within `free` bytes or a quarter of the machine's free memory, at least 256.
+/// Places of KV cache by default: two contexts, or what little memory holds if that is more, within `free` bytes or a quarter
+/// of the machine's free memory, at least 256.
 fn affordable(context: usize, slot_bytes: usize, free: Option<usize>) -> usize {
     const UNKNOWN: u64 = 4 << 30;
+    const LITTLE: usize = 64 << 20;
     let available = || {
         std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
             let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
@@ -132,7 +135,8 @@ fn affordable(context: usize, slot_bytes: usize, free: Option<usize>) -> usize {
     };
     let bytes = free.map_or_else(|| available().unwrap_or(UNKNOWN) / 4, |free| free as u64);
     let fits = bytes / slot_bytes.max(1) as u64;
-    (2 * context).min(usize::try_from(fits).unwrap_or(usize::MAX)).max(256)
+    let small = (LITTLE / slot_bytes.max(1)).min(1 << 15);
+    (2 * context).max(small).min(usize::try_from(fits).unwrap_or(usize::MAX)).max(256)
 }
 
 /// A decoder that says it has a shorter context.
@@ -167,5 +171,20 @@ impl Network for Limited {
     }
     fn host_rows(&self) -> u64 {
         self.decoder.host_rows()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::affordable;
+
+    #[test]
+    fn the_cache_is_two_contexts_or_cheap() {
+        const GIB: usize = 1 << 30;
+        assert_eq!(affordable(8192, 23_040, Some(GIB)), 2 * 8192);
+        assert_eq!(affordable(8192, 23_040, Some(GIB / 16)), GIB / 16 / 23_040, "no more than there is");
+        assert_eq!(affordable(256, 2048, Some(GIB)), 1 << 15, "branches of a small model cost next to nothing");
+        assert_eq!(affordable(256, 8192, Some(GIB)), 8192, "within 64 MiB");
+        assert_eq!(affordable(64, 1 << 24, Some(1)), 256);
     }
 }
