@@ -1,69 +1,23 @@
 //! Sheet 04: searches with a judge, on the table networks with letters for tokens.
 mod common;
+#[path = "common/judged.rs"]
+mod judged;
 
 use common::{config, options, prompts, request, sampling, together, tokens};
-use omnidecode_core::noise::{Key, Purpose, mix, pair, unit};
-use omnidecode_engine::testing::{Bench, TableNetwork, networks};
+use judged::{Letters, Scores, each, fair, judged, one, plain, usage, warm, whim};
+use omnidecode_core::noise::{Key, Purpose, pair, unit};
+use omnidecode_engine::testing::{Bench, networks};
 use omnidecode_engine::{
-    Answer, Candidate, Config, Detokenizer, Guarantee, Judge, NamedNetwork, Readout, Request, Sampling, Strategy,
-    TextStream, Token, Usage,
+    Candidate, Config, Guarantee, Judge, NamedNetwork, Readout, Request, Sampling, Strategy, TextStream, Token,
 };
 use omnidecode_models::{Weights, decoder};
-use omnidecode_strategies::params::Options;
-use omnidecode_strategies::registry::ParamSet;
 use omnidecode_strategies::search::branch::{Boundary, grow, spread};
-use omnidecode_strategies::search::{a_star, particle};
+use omnidecode_strategies::search::particle;
 use omnidecode_strategies::strategy;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-/// A letter a token; every eighth is half of a paragraph's end.
-struct Letters;
-impl Detokenizer for Letters {
-    fn stream(&self) -> Box<dyn TextStream> {
-        Box::new(Letters)
-    }
-}
-impl TextStream for Letters {
-    fn push(&mut self, token: Token) -> String {
-        if token % 8 == 3 { "\n".into() } else { char::from_u32(0x30 + token).map(String::from).unwrap_or_default() }
-    }
-    fn finish(&mut self) -> String {
-        String::new()
-    }
-}
-
-type Scores = std::result::Result<Vec<f32>, String>;
-fn each(score: impl Fn(&Candidate<'_>) -> f32 + Send + Sync + 'static) -> Arc<dyn Judge> {
-    Arc::new(move |batch: &[Candidate<'_>]| -> Scores { Ok(batch.iter().map(&score).collect()) })
-}
-fn fair() -> Arc<dyn Judge> {
-    each(|_| 0.5)
-}
-/// Any score, a function of the text.
-fn whim() -> Arc<dyn Judge> {
-    each(|c| unit(c.tokens.iter().fold(7, |h, &t| pair(h, u64::from(t)))) as f32)
-}
-/// A request with texts, and with the judge if its strategy asks one.
-fn judged(name: &str, params: Value, prompt: &[Token], sampling: &Sampling, judge: &Arc<dyn Judge>) -> Request {
-    let text: Arc<dyn Detokenizer> = Arc::new(Letters);
-    let request = request(name, &options(params), prompt, sampling);
-    let judge = request.strategy.judged.then(|| judge.clone());
-    Request { judge, text: Some(text), ..request }
-}
-fn warm(seed: u64, most: usize) -> Sampling {
-    Sampling { temperature: 1.5, seed, max_tokens: Some(most), ..Sampling::default() }
-}
-fn usage(answer: &Answer) -> &Usage {
-    &answer.end.as_ref().expect("ended").usage
-}
-fn plain(prompt: &[Token], sampling: &Sampling) -> Answer {
-    together(config(), vec![request("plain", &Options::new(), prompt, sampling)]).remove(0)
-}
-fn one(request: Request) -> Answer {
-    together(config(), vec![request]).remove(0)
-}
 /// Every search in a shape that samples steps of a few tokens.
 fn shapes() -> Vec<(&'static str, Value)> {
     let steps = json!({"step_tokens": 3});
@@ -110,147 +64,6 @@ fn one_sample_is_plain_decoding() {
             }
         }
     }
-}
-
-/// Contract 1: k = 1 asks the judge once a step.
-#[test]
-fn a_star_of_one_sample_asks_once_a_step() {
-    for seed in 0..10 {
-        let sampling = warm(seed, 21);
-        let params = json!({"k": 1, "step_tokens": 4, "boundary": "", "depth": 1000});
-        let answer = one(judged("a-star", params, &[3, 1, 4], &sampling, &whim()));
-        let steps = tokens(&answer).len().div_ceil(4);
-        assert_eq!((usage(&answer).judge_calls, usage(&answer).judged), (steps, steps));
-        // Steps that end behind a text: the same tokens, a step a paragraph.
-        let by_text = one(judged("a-star", json!({"k": 1, "depth": 1000}), &[3, 1, 4], &sampling, &whim()));
-        assert_eq!(tokens(&by_text), tokens(&answer));
-        let halves = tokens(&by_text).iter().map(|t| t % 8 == 3).collect::<Vec<_>>();
-        let (mut ends, mut last) = (1, false);
-        for (i, &half) in halves.iter().enumerate() {
-            let end = half && last;
-            ends += usize::from(end && i + 1 < halves.len());
-            last = half && !end;
-        }
-        assert_eq!(usage(&by_text).judge_calls, ends, "{:?}", by_text.delta.text);
-    }
-}
-
-/// What an A* search did.
-#[derive(Clone, Debug, Default)]
-struct Trace {
-    popped: Vec<(Vec<Token>, f64, f64, usize)>,
-    expanded: Vec<(usize, usize, usize)>,
-    found: Vec<Token>,
-}
-fn trace(params: Value, sampling: Sampling, judge: &Arc<dyn Judge>) -> (Trace, Usage) {
-    let params = a_star::Params::parse("a-star", &options(params)).expect("fits");
-    let (sender, receiver) = channel();
-    let probe = Strategy::new("probe", Guarantee::Approximate, move |mut seq| async move {
-        let mut trace = Trace::default();
-        let node = a_star::search(&params, &mut seq, &mut |event| match event {
-            a_star::Event::Popped(tokens, g, h, depth) => trace.popped.push((tokens.to_vec(), g, h, depth)),
-            a_star::Event::Expanded(samples, tokens, new) => trace.expanded.push((samples, tokens, new)),
-        })
-        .await?;
-        trace.found = node.branch.tokens().to_vec();
-        let _ = sender.send(trace);
-        seq.adopt(node.branch.seq)
-    });
-    let text: Arc<dyn Detokenizer> = Arc::new(Letters);
-    let request = Request {
-        judge: Some(judge.clone()),
-        text: Some(text),
-        ..Request::new(vec![3, 1, 4], probe.judged(true), sampling)
-    };
-    let answer = one(request);
-    let trace = receiver.recv().expect("a trace");
-    assert_eq!(tokens(&answer), trace.found);
-    (trace, usage(&answer).clone())
-}
-
-/// Contract 2: a judge that sees no difference makes one chain, deeper at every step.
-#[test]
-fn a_star_with_a_constant_judge_goes_straight_down() {
-    for seed in 0..10 {
-        let sampling = warm(seed, 20);
-        let params = json!({"k": 3, "step_tokens": 4, "boundary": ""});
-        let (trace, usage) = trace(params, sampling.clone(), &fair());
-        assert!(trace.popped.iter().enumerate().all(|(i, p)| p.3 == i), "{:?}", trace.popped);
-        assert_eq!(trace.found, tokens(&plain(&[3, 1, 4], &sampling)), "the first sample is plain decoding's");
-        let steps = trace.expanded.len();
-        assert_eq!(steps, trace.found.len().div_ceil(4));
-        assert!(trace.expanded.iter().all(|e| e.0 == 3 && e.1 <= 12));
-        assert_eq!(usage.judge_calls, steps);
-    }
-}
-
-/// Contract 3: an oracle finds the gold text in depth x k samples.
-#[test]
-fn a_star_with_an_oracle_finds_gold() {
-    let gold: [Token; 6] = [5, 33, 9, 9, 20, 33];
-    let oracle = each(move |c| f32::from(u8::from(gold.starts_with(c.tokens))));
-    let sampling = Sampling {
-        temperature: 20.0,
-        max_tokens: Some(6),
-        ignore_eos: true,
-        allowed_token_ids: Some(vec![5, 9, 20, 33]),
-        ..Sampling::default()
-    };
-    for (seed, cost) in [(1, "increase"), (2, "decrease"), (3, "step")] {
-        let params = json!({"k": 40, "step_tokens": 1, "boundary": "", "cost": cost});
-        let (trace, usage) = trace(params, Sampling { seed, ..sampling.clone() }, &oracle);
-        assert_eq!(trace.found, gold, "{cost}");
-        assert_eq!(trace.expanded.iter().map(|e| e.0).sum::<usize>(), 6 * 40);
-        assert!(usage.judged <= 6 * 4, "duplicates are judged once: {}", usage.judged);
-    }
-}
-
-/// Contract 4: f of popped texts does not fall under `decrease`; g never falls along a path.
-#[test]
-fn a_star_costs() {
-    for cost in ["increase", "decrease", "step"] {
-        for seed in 0..12 {
-            let params = json!({"k": 3, "step_tokens": 2, "boundary": "", "cost": cost, "budget_judged": 90});
-            let sampling = Sampling { ignore_eos: true, ..warm(seed, 14) };
-            let (trace, _) = trace(params, sampling, &whim());
-            let popped = &trace.popped;
-            assert!(popped.len() > 5, "{popped:?}");
-            if cost == "decrease" {
-                assert!(popped.is_sorted_by(|a, b| a.1 + a.2 <= b.1 + b.2 + 1e-9), "{popped:?}");
-            }
-            for (i, a) in popped.iter().enumerate() {
-                assert!(a.1 >= 0.0);
-                for b in &popped[i + 1..] {
-                    assert!(!b.0.starts_with(&a.0) || b.1 >= a.1, "{cost}: g fell from {a:?} to {b:?}");
-                }
-            }
-        }
-    }
-}
-
-/// Contract 5: counters are recounts, and no budget is passed by more than one expansion.
-#[test]
-fn a_star_counts_and_budgets() {
-    for (seed, limit) in [(0, 10), (1, 33), (2, 80)] {
-        for (name, most) in [("budget_tokens", 3 * 4), ("budget_judged", 3)] {
-            let mut params = json!({"k": 3, "step_tokens": 4, "boundary": ""});
-            params[name] = json!(limit);
-            let (trace, usage) = trace(params, warm(seed, 40), &whim());
-            let tokens: usize = trace.expanded.iter().map(|e| e.1).sum();
-            let judged: usize = trace.expanded.iter().map(|e| e.2).sum();
-            assert_eq!((usage.judged, usage.judge_calls), (judged, trace.expanded.len()));
-            // Rows: the prompt, a row a token sampled (each but the last of a chain is run), and greedy completion.
-            let spent = if name == "budget_tokens" { tokens } else { judged };
-            assert!(spent < limit + most, "{spent} of {limit}");
-            let before = spent - trace.expanded.last().map_or(0, |e| if name == "budget_tokens" { e.1 } else { e.2 });
-            assert!(before < limit, "one expansion after the limit at most");
-        }
-    }
-    // Nothing finished within the budget: the best text is completed, up to the length that was asked for.
-    let params = json!({"k": 2, "step_tokens": 2, "boundary": "", "budget_judged": 2});
-    let sampling = Sampling { ignore_eos: true, ..warm(5, 17) };
-    let (trace, usage) = trace(params, sampling, &whim());
-    assert_eq!((trace.found.len(), usage.judged), (17, 2));
 }
 
 /// Contract 6: behind shared pages a child reads what a prompt of its tokens reads, to the bit.
@@ -490,61 +303,6 @@ fn branches_are_cheap() {
     assert!(handle.collect().end.is_ok());
 }
 
-/// A second model as a judge: the probability of one token against another behind a tag.
-#[test]
-fn a_model_judges() {
-    let models = || {
-        let mut models = networks();
-        models.push(NamedNetwork::new("judge", Box::new(TableNetwork::new(7, 23))));
-        models
-    };
-    let asked =
-        json!({"n": 6, "texts": 6, "judge": "model", "judge_suffix": [44, 45], "judge_good": 20, "judge_bad": 30});
-    let mut bench = Bench::new(config(), models()).expect("starts");
-    let handle = bench.submit(request("best-of-n", &options(asked), &[3, 1, 4], &warm(2, 10)));
-    bench.run();
-    let answer = handle.collect();
-    let end = answer.end.expect("ended");
-    assert_eq!((end.usage.judge_calls, end.usage.judged, end.others.len()), (1, 6, 5));
-    assert_eq!(bench.leftovers(), (0, 0, 0));
-    // The same verdict, read from the judge's own logits.
-    for other in &end.others {
-        let text: Vec<Token> = [3, 1, 4].iter().chain(&other.tokens).chain(&[44, 45]).copied().collect();
-        let alone = vec![NamedNetwork::new("main", Box::new(TableNetwork::new(7, 23)))];
-        let mut bench = Bench::new(config(), alone).expect("starts");
-        let (sender, receiver) = channel();
-        let probe = Strategy::new("probe", Guarantee::Exact, move |mut seq| async move {
-            let asked = Readout::default().logprobs([20, 30]);
-            let _ = sender.send(seq.next(asked).await?.root().asked().to_vec());
-            Ok(())
-        });
-        let keep = bench.submit(Request::new(text, probe, Sampling::default()));
-        bench.run();
-        drop(keep);
-        let seen = receiver.recv().expect("two log-probabilities");
-        let score = f64::from(seen[0]).exp() / (f64::from(seen[0]).exp() + f64::from(seen[1]).exp());
-        assert!((score - other.score).abs() < 1e-6, "{score} for {}", other.score);
-    }
-    // Steps are judged on what the judge has computed already.
-    for (name, own) in
-        [("particle", json!({"n": 3})), ("judge-beam", json!({"n": 4, "width": 2})), ("a-star", json!({"k": 2}))]
-    {
-        let mut params = own;
-        for (key, value) in [("judge", json!("model")), ("judge_good", json!(20)), ("step_tokens", json!(5))] {
-            params[key] = value;
-        }
-        let mut bench = Bench::new(Config { prefix_cache: false, ..config() }, models()).expect("starts");
-        let long: Vec<Token> = (0..100).map(|i| 1 + i % 50).collect();
-        let sampling = Sampling { ignore_eos: true, ..warm(2, 20) };
-        let handle = bench.submit(request(name, &options(params), &long, &sampling));
-        bench.run();
-        let usage = usage(&handle.collect()).clone();
-        assert!(usage.judge_calls >= 4, "{name}: {usage:?}");
-        // The prompt once, five tokens and a root a judged step.
-        assert!(usage.rows_by_model[2] <= 100 + usage.judged * 6, "{name}: {usage:?}");
-    }
-}
-
 /// What cannot be is said: before the request, or by it, which alone fails.
 #[test]
 fn bad_requests() {
@@ -576,25 +334,4 @@ fn bad_requests() {
     fails("judge-beam", json!({}), Some(angry), "the judge failed: no idea");
     let broken: Arc<dyn Judge> = Arc::new(|_: &[Candidate<'_>]| -> Scores { panic!("boom") });
     fails("a-star", json!({}), Some(broken), "boom");
-}
-
-/// Noise takes the place of a share of the scores, the same for the same text and seed.
-#[test]
-fn judges_err_as_often_as_asked() {
-    for noise in [0.0, 0.2, 0.4, 1.0] {
-        let (mut wrong, mut all) = (0, 0);
-        for seed in 0..40 {
-            let params = json!({"n": 16, "texts": 16, "judge_noise": noise});
-            let sampling = Sampling { ignore_eos: true, ..warm(mix(seed), 8) };
-            let ask = || one(judged("best-of-n", params.clone(), &[3, 1, 4], &sampling, &each(|_| 1.0)));
-            let (answer, again) = (ask(), ask());
-            let end = answer.end.expect("ended");
-            assert_eq!(end.others, again.end.expect("ended").others);
-            all += end.others.len();
-            wrong += end.others.iter().filter(|o| o.score < 1.0).count();
-        }
-        // The best of sixteen, which is told without a score, is right nearly always.
-        let share = wrong as f64 / all as f64;
-        assert!((share - noise * 16.0 / 15.0).abs() < 0.07, "{share} for {noise}");
-    }
 }
