@@ -158,7 +158,7 @@ def _describe(at: int, point: Point) -> str:
 
 
 #: The picture in CSS pixels: the plane, and the space for numbers at its left and below it.
-WIDE, HIGH, LEFT, LOW = 640, 260, 48, 40
+WIDE, HIGH, LEFT, LOW = 640, 260, 48, 48
 #: Shapes tell the kinds of models apart, with or without their colours.
 SHAPES = {
     "full": ("circles full attention", '<circle class="cell c6" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'),
@@ -178,7 +178,7 @@ def _picture(sweep: Sweep, text: Escape) -> str:
         return LEFT + WIDE * min(max(math.log2(max(forwards, 1)), 0) / last, 1)
 
     def y(accuracy: float) -> float:
-        return 12 + HIGH * (1 - (accuracy - least) / (100 - least))
+        return 20 + HIGH * (1 - (accuracy - least) / (100 - least))
 
     parts = []
     for tick in range(5):
@@ -187,18 +187,22 @@ def _picture(sweep: Sweep, text: Escape) -> str:
         parts.append(f'<text class="soft" x="{LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g} %</text>')
     for power in range(last + 1):
         at = x(2**power)
-        parts.append(f'<text class="soft" x="{at:.1f}" y="{HIGH + 30}" text-anchor="middle">{2**power}</text>')
+        parts.append(f'<text class="soft" x="{at:.1f}" y="{HIGH + 38}" text-anchor="middle">{2**power}</text>')
+    near: dict[tuple[int, int], list[int]] = {}  # rows that stand at one place share a label
+    for at, point in enumerate(sweep.points, 1):
+        near.setdefault((round(x(point.forwards) / 12), round(y(point.accuracy) / 12)), []).append(at)
+    labels = {rows[0]: ", ".join(map(str, rows)) for rows in near.values()}
     for at, point in enumerate(sweep.points, 1):
         px, py = x(point.forwards), y(point.accuracy)
         shape = SHAPES[point.kind][1].format(x=px, y=py, l=px - 5.5, t=py - 5.5)
         parts.append(
             f'<g class="g" role="listitem" tabindex="{0 if at == 1 else -1}" data-f="{at}" '
-            f'aria-label="{text(_describe(at, point))}">{shape}<text x="{px + 8:.1f}" y="{py - 6:.1f}">{at}</text></g>'
+            f'aria-label="{text(_describe(at, point))}">{shape}<text x="{px + 8:.1f}" y="{py - 6:.1f}">{labels.get(at, "")}</text></g>'
         )
     kinds = [words for kind, (words, _) in SHAPES.items() if any(point.kind == kind for point in sweep.points)]
     said = f"Exact answers over forwards a question (doubling): {', '.join(kinds)}."
     return (
         f'<p class="note">{said}</p><div class="scroll" tabindex="0" role="region" aria-label="Accuracy over forwards">'
-        f'<svg width="{LEFT + WIDE + 32}" height="{HIGH + LOW}" viewBox="0 0 {LEFT + WIDE + 32} {HIGH + LOW}" role="list" '
+        f'<svg width="{LEFT + WIDE + 96}" height="{HIGH + LOW}" viewBox="0 0 {LEFT + WIDE + 96} {HIGH + LOW}" role="list" '
         f'data-walk aria-label="{said}">{"".join(parts)}</svg></div>'
     )
