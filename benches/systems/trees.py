@@ -129,7 +129,7 @@ def accepted(model: str, draft: str, texts: dict[float, list[list[int]]], starts
                 drafter = np.stack(read.pop())[start - 1 : -1]
                 warm = temperature or 1.0
                 q = soft(np, drafter / warm)
-                p = soft(np, target / temperature) if temperature else np.eye(target.shape[1])[target.argmax(1)]
+                p = soft(np, target / temperature) if temperature else chosen(np, target)
                 chance = np.minimum(1.0, p / np.maximum(q, 1e-30)) if temperature else p
                 which = np.digitize(q, edges) - 1
                 for at in range(len(edges) - 1):
@@ -152,6 +152,12 @@ def accepted(model: str, draft: str, texts: dict[float, list[list[int]]], starts
 def soft(np: Any, logits: Any) -> Any:
     e = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     return e / e.sum(1, keepdims=True)
+
+
+def chosen(np: Any, logits: Any) -> Any:
+    law = np.zeros(logits.shape)
+    law[np.arange(len(logits)), logits.argmax(1)] = 1.0
+    return law
 
 
 def bins_table(bins: list[dict[str, Any]]) -> str:
