@@ -19,6 +19,7 @@ RECIPES: dict[str, str] = {
     "chains-long-diffusion": "chains",
     "countdown-ar": "countdown",
     "sums-ar": "sums",
+    "sums-value": "value",
     "rank-first": "rank",
     "rank-list": "rank",
     "prosqa-coconut": "prosqa",

@@ -1,4 +1,4 @@
-"""A small decoder in Llama layout (RMSNorm, rotary positions, SwiGLU, tied embedding): parameter names are those of the file.
+"""A small decoder in Llama layout (RMSNorm, rotary positions, SwiGLU, tied embedding unless said): parameter names are those of the file.
 
 Who sees whom is an argument, so one class serves causal, fully bidirectional (LLaDA, arXiv:2502.09992) and block-causal
 (BD3-LM, arXiv:2503.09573) models. No dropout, no bias, float32 arithmetic.
@@ -34,6 +34,7 @@ class Shape:
     vocabulary: int = len(alphabet.VOCABULARY)
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    tied: bool = True  # the head is the embedding
 
     def config(self) -> dict[str, Any]:
         """`config.json` as the engine and transformers read it; the diffusion fields only where the model is one."""
@@ -51,7 +52,7 @@ class Shape:
             rms_norm_eps=self.norm_eps,
             rope_theta=self.rope_theta,
             max_position_embeddings=self.context,
-            tie_word_embeddings=True,
+            tie_word_embeddings=self.tied,
             attention_bias=False,
             mlp_bias=False,
             bos_token_id=alphabet.BOS,
@@ -79,6 +80,7 @@ class Shape:
             vocabulary=config["vocab_size"],
             rope_theta=config["rope_theta"],
             norm_eps=config["rms_norm_eps"],
+            tied=config["tie_word_embeddings"],
         )
 
 
@@ -158,6 +160,8 @@ class Llama(nn.Module):
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape, self.model = shape, Decoder(shape)
+        if not shape.tied:
+            self.lm_head = nn.Linear(shape.hidden, shape.vocabulary, bias=False)
         for name, p in self.named_parameters():
             if p.dim() > 1:  # smaller into the residual stream, so that it does not grow with depth at the start
                 inward = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -193,7 +197,7 @@ class Llama(nn.Module):
         return self.model.norm(x), kept
 
     def head(self, states: Tensor) -> Tensor:
-        return F.linear(states, self.model.embed_tokens.weight)
+        return F.linear(states, (self.model.embed_tokens if self.shape.tied else self.lm_head).weight)
 
     def forward(self, ids: Tensor, select: Tensor | None = None) -> Tensor:
         """Logits [batch, length, vocabulary] of ids [batch, length]; with `select` (flat row numbers) [selected, vocabulary]."""

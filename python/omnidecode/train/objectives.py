@@ -1,4 +1,4 @@
-"""The losses of the small models: next token, alone or beside a ranking, masked diffusion, block diffusion.
+"""The losses of the small models: next token, alone or beside a ranking, masked diffusion, block diffusion, values.
 
 Those of whole models take ids [batch, length], the number of prompt tokens P (equal in a batch) and a generator for the noise.
 """
@@ -37,6 +37,18 @@ def listwise(model: Llama, ids: Tensor, prompts: Tensor, labels: Tensor, ranks: 
     counts = wanted.sum(1)
     first = logits[counts.cumsum(0) - counts]
     return F.cross_entropy(logits, ids[:, 1:][wanted]) + strength * rank(first[:, labels], ranks)
+
+
+def sarsa(values: Tensor, ahead: Tensor, ids: Tensor, prompts: Tensor, rewards: Tensor) -> Tensor:
+    """Mean squared error of Q(s_t, a_t) against Q'(s_t+1, a_t+1), kept to [-1, 0], and at a text's last token against its reward
+    (sheet 51; no discount). `values`, `ahead` [batch, length, vocabulary]: Q of the network and of its following copy after each
+    row; actions are the tokens ids [batch, length] from `prompts` [batch] on, up to `<pad>`; `rewards` [batch]."""
+    acts = (torch.arange(1, ids.shape[1]) >= prompts[:, None]) & (ids[:, 1:] != PAD)
+    taken, later = (q[:, :-1].gather(2, ids[:, 1:, None])[..., 0] for q in (values, ahead))
+    goal = F.pad(later[:, 1:], (0, 1)).clamp(-1, 0)
+    goes_on = F.pad(acts[:, 1:], (0, 1))
+    goal = torch.where(goes_on, goal, rewards[:, None])
+    return F.mse_loss(taken[acts], goal[acts])
 
 
 def _answers(model: Llama, ids: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
