@@ -1,7 +1,7 @@
 //! What becomes of tokens: pushed, accepted from flight, appended, rolled back.
 use crate::answer::{End, Progress};
 use crate::error::{Error, Result};
-use crate::outcome::{Outcome, Seen};
+use crate::outcome::Seen;
 use crate::plan::{LATENT, Plan, Readout, Row};
 use crate::processor::{self, States};
 use crate::request::{Alternative, Note, TokenLogprob};
@@ -38,12 +38,6 @@ impl Sequence {
         Ok((!self.finished()).then_some(token))
     }
 
-    /// Say which own row of an outcome speaks of the token that is pushed next, where the engine cannot know: rows that overwrite
-    /// committed places. Its log-probabilities are reported with that token.
-    pub fn spoken_by(&mut self, seen: &Outcome, row: usize) {
-        self.spoke = Some((seen.clone(), row as u32));
-    }
-
     /// Commit a path of the rows in flight, their keys and values included, and give the token that follows, for
     /// `push`. Stops at a stop condition inside the path.
     ///
@@ -65,7 +59,9 @@ impl Sequence {
         let last = verdict.path[..kept].last().copied().unwrap_or(ROOT);
         self.settle(&mut tail, &verdict.path[..kept]);
         checked?;
-        self.spoke = tail.outcome.take().and_then(|(out, before)| Some((out, shift(last, before)?)));
+        let seen = tail.outcome.take().and_then(|(out, before)| Some((out, shift(last, before)?)));
+        // Of nothing in flight, what a companion read elsewhere still speaks.
+        self.spoke = seen.or(self.spoke.take().filter(|_| last == ROOT));
         self.publish();
         Ok(verdict.next)
     }
