@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import secrets
+import random
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -44,7 +44,8 @@ class LLM:
     ``approximate``. ``threads``: worker threads, by default
     ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that this process may use. ``context``: longest sequence in
     tokens, by default the model's. ``kv_tokens``: positions of key/value cache, shared by all requests.
-    ``kv_dtype``: ``"f32"``, ``"f16"``, or ``"auto"``: f32 for a model in f32, else f16.
+    ``kv_dtype``: ``"f32"``, ``"f16"``, ``"bf16"``, or ``"auto"``: f32 for a model in f32, else bf16 where the processor
+    multiplies it (AVX-512 BF16), else f16.
     ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as in ``huggingface_hub``. ``trust_remote_code`` is
     refused: code from a model repository is never run.
 
@@ -79,8 +80,8 @@ class LLM:
             )
         if not isinstance(device, str):
             raise ModelError(f"device: expected 'cpu', 'cuda' or 'cuda:' with a number, found {device!r}")
-        if kv_dtype not in ("auto", "f32", "f16"):
-            raise ModelError(f"kv_dtype: expected 'auto', 'f32' or 'f16', found {kv_dtype!r}")
+        if kv_dtype not in ("auto", "f32", "f16", "bf16"):
+            raise ModelError(f"kv_dtype: expected 'auto', 'f32', 'f16' or 'bf16', found {kv_dtype!r}")
         for name, value in (("threads", threads), ("context", context), ("kv_tokens", kv_tokens)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ModelError(f"{name}: expected a positive integer or None, found {value!r}")
@@ -397,7 +398,7 @@ class LLM:
         rides = [resolve_companion(item) for item in companions]
         jobs = []
         for (text, ids), sampling, chosen, by in zip(prompts, each_params, each_strategy, each_judge, strict=True):
-            seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+            seed = random.SystemRandom().getrandbits(63) if sampling.seed is None else sampling.seed
             job = Job(str(next(self._numbers)), text, ids, sampling, seed, chosen, rides, by)
             job.check(self._engine)
             jobs.append(job)

@@ -83,8 +83,9 @@ impl PyEngine {
             None => {}
             Some("f32") => builder = builder.kv_dtype(KvDtype::F32),
             Some("f16") => builder = builder.kv_dtype(KvDtype::F16),
+            Some("bf16") => builder = builder.kv_dtype(KvDtype::Bf16),
             Some(other) => {
-                return Err(ModelError::new_err(format!("kv_dtype: expected 'f32' or 'f16', found {other:?}")));
+                return Err(ModelError::new_err(format!("kv_dtype: expected 'f32', 'f16' or 'bf16', found {other:?}")));
             }
         }
         // Whatever keeps it from opening is the model's error here: there is no request yet.
