@@ -13,7 +13,7 @@ from omnidecode.train.recipe import questions
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 TASK = find("prosqa-cot").task
-ITEMS = questions(TASK, "held-out", 256, held=True)
+ITEMS = questions(TASK, "held-out", 512, held=True)
 GREEDY = SamplingParams(temperature=0, max_tokens=TASK.canvas)
 THOUGHT = {
     "name": "coconut",
@@ -51,17 +51,21 @@ def test_thoughts_answer_as_well_as_steps_in_fewer_positions(
     written: list[RequestOutput], thought: list[RequestOutput]
 ) -> None:
     assert accuracy(written) >= 0.84
-    assert accuracy(thought) >= accuracy(written) - 0.12
+    assert accuracy(thought) >= accuracy(written) - 0.06
     assert positions(thought, HOPS) < 0.8 * positions(written, 0)
 
 
 def test_a_thought_is_one_row_and_one_forward() -> None:
     with LLM(MODELS / "prosqa-coconut") as llm:
-        (alone,) = llm.generate(ITEMS[0][0], GREEDY, strategy=THOUGHT)
+        (alone,) = llm.generate(ITEMS[0][0], GREEDY, strategy=THOUGHT | {"readout": 0})
+        (told,) = llm.generate(ITEMS[0][0], GREEDY, strategy=THOUGHT)
     tokens, prompt = len(alone.outputs[0].token_ids), len(alone.prompt_token_ids)
     # The prompt's forward gives the first thought, that of the last thought the first token.
     assert alone.usage.forwards == HOPS + tokens
     assert alone.usage.rows == prompt + 2 + HOPS + tokens - 1
+    # A thought runs no head, unless it is read out.
+    assert (alone.usage.head_rows, told.usage.head_rows) == (tokens, tokens + HOPS)
+    assert alone.outputs[0].token_ids == told.outputs[0].token_ids
 
 
 def test_thoughts_are_read_out(thought: list[RequestOutput]) -> None:
@@ -80,4 +84,4 @@ def test_thoughts_are_read_out(thought: list[RequestOutput]) -> None:
 
 def test_without_thoughts_it_fails(thought: list[RequestOutput]) -> None:
     """What the thoughts are for: the same model that may think nothing is far worse."""
-    assert accuracy(ask("prosqa-coconut", THOUGHT | {"latents": 0})) < accuracy(thought) - 0.1
+    assert accuracy(ask("prosqa-coconut", THOUGHT | {"latents": 0})) < accuracy(thought) - 0.3

@@ -245,6 +245,13 @@ def test_a_thought_is_the_last_state_after_the_final_norm():
     losses = [prosqa.latent_loss(model, [p], 2, [t])[0] for p, t in zip(prompts, ([50, 2], [51, 52, 2]))]
     both, _ = prosqa.latent_loss(model, prompts, 2, [[50, 2], [51, 52, 2]])
     torch.testing.assert_close(both, (2 * losses[0] + 3 * losses[1]) / 5)
+    # Questions that share the rows of a graph are questions with a graph each.
+    graphs, queries = [[3, 41, 42], [3, 41, 43, 44, 45]], [[50, 5], [51, 5], [52, 5], [53, 5]]
+    texts = [[50, 2], [51, 52, 2], [60, 2], [40, 41, 42, 2]]
+    apart = [graphs[i // 2] + query for i, query in enumerate(queries)]
+    shared, rows = prosqa.latent_loss(model, graphs, 2, texts, queries)
+    torch.testing.assert_close(shared, prosqa.latent_loss(model, apart, 2, texts)[0])
+    assert rows == 2 * 5 + 4 * (2 + 2 + 4)
 
 
 def test_gradients_flow_through_the_thoughts():

@@ -58,6 +58,7 @@ def train(
     adam = optimizer(model)
     done = tokens = 0
     seconds = 0.0
+    begun_from = start.name if start else None
     state_file = folder / "state.pt"
     if resume:
         if not state_file.exists():
@@ -69,11 +70,13 @@ def train(
         model.load_state_dict(state["model"])
         adam.load_state_dict(state["optimizer"])
         done, tokens, seconds = (state["facts"][k] for k in ("done", "tokens", "seconds"))
+        begun_from = state["facts"].get("start")
     elif start is not None:
         model.load_state_dict(recipe.load(start).state_dict())
 
     def state_facts() -> dict[str, Any]:
-        return facts | dict(done=done, tokens=tokens, seconds=round(seconds + time.monotonic() - begin, 1))
+        spent = round(seconds + time.monotonic() - begin, 1)
+        return facts | dict(done=done, tokens=tokens, seconds=spent, start=begun_from)
 
     begin, losses = time.monotonic(), []
     bar = Progress(done, steps) if progress else None
@@ -105,7 +108,6 @@ def train(
     final = state_facts() | dict(
         parameters=sum(p.numel() for p in model.parameters()),
         loss=round(sum(tail) / max(1, len(tail)), 4),
-        start=start.name if start else None,
         torch=torch.__version__,
     )
     recipe.export(model, folder, final)

@@ -79,10 +79,10 @@ def climb(edges: list[str], start: str) -> list[str]:
     return path
 
 
-def answer_behind(answer: str, thoughts: int) -> str:
-    """What is still written when the first `thoughts` steps are thought."""
+def answer_behind(answer: str, steps: int) -> str:
+    """What is still written when the first `steps` steps are thought."""
     path, _, end = answer.partition("#")
-    return path[3 * thoughts :] + "#" + end
+    return path[3 * steps :] + "#" + end
 
 
 @dataclass(frozen=True)
@@ -173,16 +173,26 @@ def repeat(random: random.Random, edges: list[str]) -> tuple[list[int], list[boo
 
 @dataclass(frozen=True)
 class Coconut(Recipe):
-    """Stage s thinks s steps. Training goes through the stages 0 to `HOPS`; the last, where nothing is written, is longest."""
+    """Stage s thinks s steps. Training goes through the stages 0 to `HOPS`; the last, where nothing is written, is longest.
+    `batch` counts graphs, each with `DRILL` questions that share its rows: an answer has few tokens to learn from.
+    """
 
     def stage(self, step: int, steps: int) -> int:
         return min(HOPS, int(step / steps * (HOPS + 3)))
 
     def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
-        thoughts = self.stage(step, steps)
-        items = questions(self.task, f"{seed}:{step}", self.batch, held=False)
-        texts = [alphabet.encode(answer_behind(a, thoughts)) + [alphabet.EOS] for _, a in items]
-        return latent_loss(model, [prompt_ids(q) for q, _ in items], thoughts, texts)
+        thoughts, source = self.stage(step, steps), random.Random(f"{seed}:{step}")
+        graphs: list[list[int]] = []
+        queries: list[list[int]] = []
+        texts: list[list[int]] = []
+        while len(graphs) < self.batch:
+            edges = forest(source)
+            asked = [found for _ in range(DRILL) if (found := ask(source, edges, least=2)) and not held_out(found[0])]
+            if len(asked) == DRILL:
+                graphs.append([alphabet.BOS, *alphabet.encode(",".join(edges) + ":")])
+                queries += [[*alphabet.encode(q.partition(":")[2]), alphabet.START_LATENT] for q, _ in asked]
+                texts += [[*alphabet.encode(answer_behind(a, thoughts)), alphabet.EOS] for _, a in asked]
+        return latent_loss(model, graphs, thoughts, texts, queries)
 
     def evaluate(self, model: Any, count: int, items: list[tuple[str, str]] | None = None) -> list[Row]:
         from omnidecode.train.decode import share
@@ -207,10 +217,13 @@ def prompt_ids(question: str) -> list[int]:
     return [alphabet.BOS, *alphabet.encode(question), alphabet.START_LATENT]
 
 
-def _begin(model: Any, prompts: list[list[int]], thoughts: int) -> Callable[[Any], Any]:
+def _begin(
+    model: Any, prompts: list[list[int]], thoughts: int, queries: list[list[int]] | None = None
+) -> Callable[[Any], Any]:
     """Prompts, left-padded so that the thoughts of all stand at one index, then `thoughts` passes of one row.
 
-    Returns the function that runs further tokens [batch, n] and gives their states.
+    `queries`, all equally long, follow the prompts, as many behind each, and share its keys and values: the batch is theirs
+    then. Returns the function that runs further tokens [batch, n] and gives their states.
     """
     import torch
 
@@ -232,22 +245,35 @@ def _begin(model: Any, prompts: list[list[int]], thoughts: int) -> Callable[[Any
         place = place + n
         return states
 
+    if queries:
+        each = len(queries) // len(prompts)
+        past = [(k.repeat_interleave(each, 0), v.repeat_interleave(each, 0)) for k, v in past]
+        place, real = place.repeat_interleave(each, 0), real.repeat_interleave(each, 0)
+        states = run(model.embed(torch.tensor(queries)))
     for _ in range(thoughts):
         states = run(states[:, -1:])  # the state after the final norm, as it is: no projection (sheet 34, contract 5)
     return run
 
 
-def latent_loss(model: Any, prompts: list[list[int]], thoughts: int, texts: list[list[int]]) -> tuple[Any, int]:
-    """Mean cross-entropy of `texts` behind `<|end-latent|>`, gradients through every thought; and the rows that were run."""
+def latent_loss(
+    model: Any,
+    prompts: list[list[int]],
+    thoughts: int,
+    texts: list[list[int]],
+    queries: list[list[int]] | None = None,
+) -> tuple[Any, int]:
+    """Mean cross-entropy of `texts` behind `<|end-latent|>`, gradients through every thought; and the rows that were run.
+    `queries` as in `_begin`; one text for each, else for each prompt."""
     import torch
     import torch.nn.functional as F
 
-    run = _begin(model, prompts, thoughts)
+    run = _begin(model, prompts, thoughts, queries)
     width = max(map(len, texts))
     truth = torch.tensor([t + [alphabet.PAD] * (width - len(t)) for t in texts])
     given = torch.cat((torch.full((len(texts), 1), alphabet.END_LATENT), truth[:, :-1]), 1)
     logits = model.head(run(model.embed(given)))
-    rows = len(prompts) * (max(map(len, prompts)) + thoughts + width)
+    query = len(queries[0]) if queries else 0
+    rows = len(prompts) * max(map(len, prompts)) + len(texts) * (query + thoughts + width)
     return F.cross_entropy(logits.flatten(0, 1), truth.flatten(), ignore_index=alphabet.PAD), rows
 
 
@@ -271,5 +297,5 @@ TASK = Graphs()
 SHAPE = dict(attention="causal", layers=4, hidden=64, intermediate=192, heads=2)
 RECIPES = {
     "prosqa-cot": Written("prosqa-cot", TASK, SHAPE, steps=1000, batch=32, learning_rate=4e-3),
-    "prosqa-coconut": Coconut("prosqa-coconut", TASK, SHAPE, steps=900, batch=64, learning_rate=2e-3),
+    "prosqa-coconut": Coconut("prosqa-coconut", TASK, SHAPE, steps=2800, batch=64, learning_rate=2e-3),
 }
