@@ -12,7 +12,7 @@ GGUF = $(BIN)/python -c "from importlib.metadata import files; print(next(f.loca
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find crates -name '*.rs' -o -name '*.toml' -o -name '*.jinja' 2>/dev/null)
 PYTHON_SOURCES := pyproject.toml README.md $(shell find python -name '*.py' -o -name '*.pyi' -o -name py.typed 2>/dev/null)
 
-.PHONY: demo test lint-rust test-rust test-python test-train drafters bench stubs wheel cuda-check cuda-wheel clean
+.PHONY: demo test lint-rust test-rust test-python test-train drafters bench stubs wheel cuda-check cuda-wheel arm-check clean
 
 ## Build, install with the default model, and decode one chat prompt plainly and with Token Recycling.
 demo: $(STAMPS)/installed $(STAMPS)/model
@@ -74,6 +74,14 @@ cuda-check: $(STAMPS)/cuda $(STAMPS)/model
 	cargo test -p omnidecode --features cuda --lib
 	cargo build -p omnidecode-python --features cuda
 	sh tools/late.sh $(CARGO_TARGET_DIR)/debug/lib_core.so
+
+## The kernels on an emulated ARM processor. Needs the compiler's target, and as packages of the system gcc-aarch64-linux-gnu,
+## libc6-dev-arm64-cross and qemu-user-static.
+arm-check:
+	rustup target add aarch64-unknown-linux-gnu
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64-static -cpu max -L /usr/aarch64-linux-gnu" \
+	PROPTEST_CASES=4 cargo test -p omnidecode-kernels --target aarch64-unknown-linux-gnu
 
 $(STAMPS)/cuda: $(STAMPS)/venv
 	$(PIP) install $(CUDA:%='%==13.0.*')
