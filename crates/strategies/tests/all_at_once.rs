@@ -13,7 +13,7 @@ use omnidecode_engine::testing::{Bench, TableNetwork};
 use omnidecode_engine::{Answer, Candidate, Config, Guarantee, Handle, Judge, NamedNetwork, Reason, Request, Usage};
 use omnidecode_strategies::companions::CompanionError;
 use omnidecode_strategies::params::Options;
-use omnidecode_strategies::{ALL, Entry};
+use omnidecode_strategies::{ALL, Entry, find};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -89,22 +89,19 @@ fn said(answer: &Answer) -> (Vec<u32>, Reason, Guarantee, [usize; 4]) {
     (answer.delta.tokens.clone(), end.reason, end.guarantee, [u.prompt_tokens, u.generated, u.judged, u.judge_calls])
 }
 
-#[test]
-fn requests_of_every_kind_in_one_engine() {
-    let entries = entries();
-    let kinds: BTreeSet<&str> = entries.iter().map(|e| e.card.name).collect();
-    assert!(kinds.len() >= 15 && entries.iter().any(|e| denoises(e)), "{kinds:?}");
-    let prompts = prompts(REQUESTS);
-    let ask = |i: usize| make(i, entries[i % entries.len()], &prompts[i]);
-    let lone: Vec<Answer> = (0..REQUESTS)
+/// One of the requests, by number; and the entry it is of.
+type Ask<'a> = &'a dyn Fn(usize) -> (Request, &'static Entry);
+
+/// Requests that arrive and are cancelled at random, against each alone. Memory for all, and memory for a few at a time.
+fn crowd(networks: fn() -> Vec<NamedNetwork>, requests: usize, ask: Ask<'_>, kinds: usize) {
+    let lone: Vec<Answer> = (0..requests)
         .map(|i| {
             let mut bench = Bench::new(config(), networks()).expect("starts");
-            let handle = bench.submit(ask(i));
+            let handle = bench.submit(ask(i).0);
             bench.run();
             handle.collect()
         })
         .collect();
-    // Memory for all, and memory for a few at a time.
     for (seed, few) in [(1, false), (2, false), (3, true), (4, true), (5, true)] {
         let config = if few { Config { pages: 40, tail: 256, chunk: 16, ..config() } } else { config() };
         let mut word = mix(seed);
@@ -112,14 +109,14 @@ fn requests_of_every_kind_in_one_engine() {
             word = mix(word);
             word % n
         };
-        let mut order: Vec<usize> = (0..REQUESTS).collect();
-        (1..REQUESTS).rev().for_each(|i| order.swap(i, draw(i as u64 + 1) as usize));
+        let mut order: Vec<usize> = (0..requests).collect();
+        (1..requests).rev().for_each(|i| order.swap(i, draw(i as u64 + 1) as usize));
         let mut bench = Bench::new(config, networks()).expect("starts");
         let mut handles: Vec<(usize, Handle)> = Vec::new();
         let mut cancelled = BTreeSet::new();
         while !order.is_empty() {
             for _ in 0..draw(4) {
-                handles.extend(order.pop().map(|i| (i, bench.submit(ask(i)))));
+                handles.extend(order.pop().map(|i| (i, bench.submit(ask(i).0))));
             }
             (0..draw(3)).for_each(|_| {
                 bench.turn();
@@ -135,7 +132,8 @@ fn requests_of_every_kind_in_one_engine() {
         assert_eq!((bench.stats().pages_used, bench.stats().tail_used), (0, 0), "seed {seed}: pages are left behind");
         let mut ended = BTreeSet::new();
         for (i, handle) in handles {
-            let name = entries[i % entries.len()].card.name;
+            let entry = ask(i).1;
+            let name = entry.card.name;
             let answer = handle.collect();
             if cancelled.contains(&i) {
                 let told = answer.delta.tokens;
@@ -148,14 +146,41 @@ fn requests_of_every_kind_in_one_engine() {
             assert!(crowd.accepted <= crowd.drafted && crowd.nfe >= crowd.forwards, "{name}: {crowd:?}");
             assert_eq!(crowd.generated, answer.delta.tokens.len(), "{name}");
             // A draft that adapts is smaller in a crowd, and what others taught a table helps.
-            let adapts = (entries[i % entries.len()].params)().iter().any(|p| p.name == "adaptive");
+            let adapts = (entry.params)().iter().any(|p| p.name == "adaptive");
             if !few && !adapts && crowd.cached_tokens == alone.cached_tokens {
                 let work = |u: &Usage| (u.rows, u.row_layers, u.drafted, u.accepted, u.forwards_by_model.clone());
                 assert_eq!(work(crowd), work(alone), "{name}, request {i}, seed {seed}");
             }
             ended.insert(name);
         }
-        assert!(ended.len() >= 15, "seed {seed}: {ended:?}");
+        assert!(ended.len() >= kinds, "seed {seed}: {ended:?}");
         assert!(!cancelled.is_empty(), "seed {seed} cancels nothing");
     }
+}
+
+#[test]
+fn requests_of_every_kind_in_one_engine() {
+    let entries = entries();
+    let kinds: BTreeSet<&str> = entries.iter().map(|e| e.card.name).collect();
+    assert!(kinds.len() >= 20 && entries.iter().any(|e| denoises(e)) && kinds.contains("kangaroo"), "{kinds:?}");
+    let prompts = prompts(REQUESTS);
+    let ask = |i: usize| {
+        let entry = entries[i % entries.len()];
+        (make(i, entry, &prompts[i]), entry)
+    };
+    crowd(networks, REQUESTS, &ask, 15);
+}
+
+/// A model that sees whole blocks carries what denoises block by block, and nothing that follows token by token.
+#[test]
+fn block_by_block_in_one_engine() {
+    let entries: Vec<&Entry> = ALL.iter().filter(|e| e.card.needs.contains(&"block")).collect();
+    let names: BTreeSet<&str> = entries.iter().map(|e| e.card.name).collect();
+    assert!(names.contains("sdar"), "{names:?}");
+    let prompts = prompts(24);
+    let ask = |i: usize| {
+        let entry = entries[i % entries.len()];
+        (make(i, entry, &prompts[i]), entry)
+    };
+    crowd(|| common::networks_of(find("sdar").expect("registered")), 24, &ask, entries.len());
 }
