@@ -41,9 +41,9 @@ class LLM:
     ``"draft"``. ``device``: ``"cpu"``, ``"cuda"`` or ``"cuda:1"`` (``omnidecode doctor`` says what is missing for
     a GPU, see ``docs/cuda.md``). ``row_invariant=False``: on a GPU, products of many rows in bf16 run in cuBLASLt where
     it is found: faster prompts, but what a row gives depends on how many rows there are, and every answer's guarantee is
-    ``approximate``. ``threads``: worker threads, by default
-    ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that this process may use. ``context``: longest sequence in
-    tokens, by default the model's. ``kv_tokens``: positions of key/value cache, shared by all requests.
+    ``approximate``. ``threads``: worker threads, by default ``OMP_NUM_THREADS`` or ``RAYON_NUM_THREADS`` or the cores that
+    this process may use. ``context``: longest sequence in tokens, by default the model's. ``kv_tokens``: positions of key/value
+    cache that all requests share; by default two contexts, more where they are small, within a quarter of the free memory.
     ``kv_dtype``: ``"f32"``, ``"f16"``, ``"bf16"``, or ``"auto"``: f32 for a model in f32, else bf16 where the processor
     multiplies it (AVX-512 BF16), else f16.
     ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as in ``huggingface_hub``. ``trust_remote_code`` is
