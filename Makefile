@@ -91,7 +91,8 @@ $(STAMPS)/cuda: $(STAMPS)/venv
 cuda-wheel: $(STAMPS)/cuda
 	CUDA_HOME="$$($(BIN)/python -c "import nvidia.cu13, sys; print(nvidia.cu13.__path__[0])")" \
 	$(BIN)/maturin build --release --features cuda --out $(WHEELS)
-	sh tools/late.sh $(CARGO_TARGET_DIR)/release/lib_core.so
+	sh tools/late.sh $(CARGO_TARGET_DIR)/release/lib_core.so $(words $(wildcard kernels/*.cu))
+	! find $(WHEELS) -name '*.whl' -size +60M | grep .
 
 ## Strategies against plain decoding on the default model.
 bench: $(STAMPS)/installed $(STAMPS)/model

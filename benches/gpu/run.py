@@ -1,8 +1,10 @@
 """What only a GPU can prove, in one run and one results file: ``benches/gpu/run --help``.
 
-First every kernel against its twin, then the laws on the given model, then times. ``--device cpu`` goes through the same
-steps on the processor, so that the script itself can be tried without a GPU; the results then say so. Without a device it
-says what is missing and ends with status 3. A failed check or law ends it with status 1, after the results are written.
+First every kernel against its twin, then small checkpoints of every architecture against logits of transformers, then the
+laws on the given model, then times. ``--device cpu`` goes through the same steps on the processor, and ``--device emulated``
+(in a build with the feature ``emulator``) on kernels that the processor runs, so that the script itself can be tried without
+a GPU; the results then say so. Without a device it says what is missing and ends with status 3. A failed check, golden or
+law ends it with status 1, after the results are written.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import struct
 import sys
@@ -109,6 +112,44 @@ def noise(shape: tuple[int, ...]) -> bytes:
     return numpy.resize(bits, count).tobytes()
 
 
+def tensors(path: Path) -> dict[str, Any]:
+    """Numbers of a safetensors file in f32 or i32, as ``(shape, tuple)``."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    found = {}
+    for name, about in json.loads(data[8 : 8 + size]).items():
+        if name != "__metadata__" and about["dtype"] in ("F32", "I32"):
+            start, end = (8 + size + offset for offset in about["data_offsets"])
+            kind = "f" if about["dtype"] == "F32" else "i"
+            found[name] = (about["shape"], struct.unpack(f"<{(end - start) // 4}{kind}", data[start:end]))
+    return found
+
+
+def goldens(device: str) -> dict[str, float | str]:
+    """The worst distance of a logit from what transformers gave, of every small checkpoint: the
+    first ids as a prompt. More than 1e-4 of the logit, or of 1, is wrong.
+    """
+    found: dict[str, float | str] = {}
+    for config in sorted((ROOT / "tests/golden").glob("*/config.json")):
+        expected = tensors(config.parent / "golden.safetensors")
+        if not {"input_ids", "logits"} <= expected.keys() or not (config.parent / "model.safetensors").exists():
+            continue
+        ids, flat = list(expected["input_ids"][1])[:24], expected["logits"][1]
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("config.json", "model.safetensors"):
+                shutil.copy(config.parent / name, folder)
+            shutil.copy(ROOT / "models/chains-ar/tokenizer.json", folder)
+            try:
+                with LLM(folder, device=device) as llm:
+                    logits = [x for row in llm.logits(ids).tolist() for x in row]
+            except omnidecode.OmnidecodeError as error:
+                found[config.parent.name] = str(error)
+                continue
+        far = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(logits, flat))
+        found[config.parent.name] = far
+    return found
+
+
 def spent(llm: LLM) -> float:
     return float(llm.stats()["network_seconds"])
 
@@ -151,6 +192,17 @@ def row_seconds(llm: LLM, rows: list[int], context: int) -> dict[int, float]:
         [prompt(context, 9)], SamplingParams(temperature=0, max_tokens=2, ignore_eos=True), strategy=rows_timed()
     )
     return found
+
+
+def prompt_seconds(llm: LLM, context: int) -> float:
+    """Median seconds to the first token of a prompt that is in no cache."""
+    params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+    times = []
+    for turn in range(6):
+        start = time.perf_counter()
+        llm.generate([prompt(context, 50 + turn)], params, strategy="plain")
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
 
 
 def bandwidth() -> float | None:
@@ -243,7 +295,7 @@ def main() -> int:
     parser.add_argument("--output", default=None)
     options = parser.parse_args()
     facts = json.loads(_core.cuda())
-    on_gpu = options.device != "cpu"
+    on_gpu, emulated = options.device.startswith("cuda"), options.device == "emulated"
     if on_gpu and facts["missing"]:
         print(f"no device: {facts['missing']}", file=sys.stderr)
         return 3
@@ -251,21 +303,25 @@ def main() -> int:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "device": facts["devices"][0]
         if on_gpu
-        else f"the processor ({platform.machine()}): nothing here speaks of a GPU",
+        else f"the processor ({platform.machine()}), {options.device}: nothing here speaks of a GPU's speed",
         "cuda": facts,
         "machine": json.loads(_core.machine()) | {"system": platform.platform()},
         "version": omnidecode.__version__,
         "goals": GOALS,
     }
     failed = []
-    if on_gpu:
-        results["checks"] = json.loads(_core.check_cuda(0))
+    if on_gpu or emulated:
+        results["checks"] = json.loads(_core.check_cuda(options.device))
         failed += [check["name"] for check in results["checks"] if check["error"]]
-        print("kernels:", f"{len(failed)} of {len(results['checks'])} checks failed")
+        print("kernels:", f"{len(failed)} of {len(results['checks'])} checks failed", *failed)
+    results["goldens"] = goldens(options.device)
+    wrong = [name for name, far in results["goldens"].items() if isinstance(far, str) or not far <= 1e-4]
+    failed += wrong
+    print("goldens:", f"{len(wrong)} of {len(results['goldens'])} are off", *wrong)
     peak = results["bandwidth"] = bandwidth() if on_gpu else None
     contexts = [int(context) for context in options.contexts.split()]
     with LLM(options.model, device=options.device) as llm:
-        reference = LLM(options.model) if on_gpu else None
+        reference = LLM(options.model) if options.device != "cpu" else None
         results["laws"] = laws(llm, reference, options.prompts)
         failed += results["laws"]["differ"]
         print("laws:", results["laws"]["differ"] or "hold", results["laws"]["refused"] or "")
@@ -283,6 +339,11 @@ def main() -> int:
             shape["bytes"] = llm.card["bytes"]
             shape["decode"] = {context: decode_seconds(llm, context, turns=3) for context in contexts}
             shape["rows"] = row_seconds(llm, [1, 2, 4, 8, 16, 32, 64], contexts[-1])
+            shape["prompt"] = prompt_seconds(llm, contexts[-1])
+        if on_gpu:
+            # The named mode: products of many rows by the library, if the machine has it.
+            with LLM(str(folder), device=options.device, row_invariant=False) as llm:
+                shape["prompt, rows not invariant"] = prompt_seconds(llm, contexts[-1])
         if peak:
             best = min(times["seconds"] for times in shape["decode"].values())
             shape["of bandwidth"] = shape["bytes"] / best / peak
