@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import math
 import os
@@ -294,6 +295,8 @@ def main() -> int:
     parser.add_argument("--scratch", default=os.path.join(tempfile.gettempdir(), "omnidecode-noise"))
     parser.add_argument("--output", default=None)
     options = parser.parse_args()
+    if options.shapes and importlib.util.find_spec("numpy") is None:
+        parser.error("expected numpy, which makes random weights, found none: install it, or give --shapes ''")
     facts = json.loads(_core.cuda())
     on_gpu, emulated = options.device.startswith("cuda"), options.device == "emulated"
     if on_gpu and facts["missing"]:
