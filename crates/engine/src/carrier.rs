@@ -12,7 +12,6 @@ use crate::error::Result;
 use crate::inner::Ticket;
 use crate::outcome::Outcome;
 use crate::plan::{Plan, Row};
-use crate::processor::States;
 use crate::sequence::Sequence;
 use omnidecode_core::tree::ROOT;
 use std::future::Future;
@@ -151,7 +150,7 @@ impl Sequence {
     pub fn unbent(mut self) -> Sequence {
         let old = self.with(|s| {
             s.logprobs = None;
-            std::mem::replace(&mut s.states, States::new())
+            std::mem::take(&mut s.states)
         });
         drop(old);
         self.rules = Rc::new(self.rules.without_processors());

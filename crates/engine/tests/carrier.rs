@@ -71,7 +71,7 @@ fn kinds() -> Vec<(&'static str, fn() -> Strategy)> {
 fn run(make: fn() -> Strategy, change: impl Fn(&mut Request)) -> Vec<Answer> {
     let mut bench = Bench::new(Config::default(), networks()).expect("starts");
     let ask = |i: u64| {
-        let mut request = request(i, make(), (i % 2) as f32, i % 3 == 0);
+        let mut request = request(i, make(), (i % 2) as f32, i.is_multiple_of(3));
         request.sampling.logprobs = (i % 4 == 1).then_some(2);
         change(&mut request);
         bench.submit(request)

@@ -170,7 +170,11 @@ fn thoughts_are_told() {
     let (silent, told) = (run(0), run(3));
     assert_eq!(tokens(&silent), tokens(&told));
     let (silent, told) = (silent.end.expect("ended"), told.end.expect("ended"));
-    assert_eq!((silent.usage.head_rows, told.usage.head_rows), (5, 5 + 4), "only reading thoughts runs the head on them");
+    assert_eq!(
+        (silent.usage.head_rows, told.usage.head_rows),
+        (5, 5 + 4),
+        "only reading thoughts runs the head on them"
+    );
     assert!(silent.notes.is_empty());
     let notes = told.notes;
     assert_eq!(notes.len(), 4);

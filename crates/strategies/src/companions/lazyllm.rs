@@ -67,9 +67,7 @@ impl Carrier for Lazy {
             Plans::Vectors => {
                 Err("places that hold vectors cannot be told from one another; take another strategy".into())
             }
-            Plans::Canvas => {
-                Err("what a canvas attends to changes with every look; take a causal strategy".into())
-            }
+            Plans::Canvas => Err("what a canvas attends to changes with every look; take a causal strategy".into()),
             _ => Ok(()),
         }
     }
