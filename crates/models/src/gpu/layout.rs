@@ -73,7 +73,7 @@ impl Needs {
         };
         Needs {
             rows: step.rows.len(),
-            stands: 1 + runs(step).len(),
+            stands: 1 + runs(step, config.layers.len()).len(),
             spans: step.spans.len(),
             extras: step.extras.len(),
             pages: step.pages.len(),
@@ -110,9 +110,10 @@ pub(super) struct Run {
     pub segments: Option<Vec<usize>>,
 }
 
-/// A step's layers, cut where its rows change.
-pub(super) fn runs(step: &Step) -> Vec<Run> {
-    let mut cuts: Vec<usize> = step.segments.iter().flat_map(|s| [s.layers.start, s.layers.end]).collect();
+/// A step's layers, cut where its rows change. A range may end behind the last of the model's `layers`: it means all.
+pub(super) fn runs(step: &Step, layers: usize) -> Vec<Run> {
+    let ends = |s: &crate::step::Segment| [s.layers.start.min(layers), s.layers.end.min(layers)];
+    let mut cuts: Vec<usize> = step.segments.iter().flat_map(ends).collect();
     cuts.sort_unstable();
     cuts.dedup();
     let run = |cut: &[usize]| {
@@ -298,7 +299,7 @@ pub(super) fn lay(step: &Step, config: &Config, masses: &Masses, arena: &Arena, 
     let all: Vec<usize> = (0..step.segments.len()).collect();
     let tiles = stand(step, config, sections, 0, &all, staging);
     let (mut laid_runs, mut stands) = (Vec::new(), vec![step.rows.len()]);
-    for run in runs(step) {
+    for run in runs(step, config.layers.len()) {
         let which = match &run.segments {
             None => 0,
             Some(segments) => {

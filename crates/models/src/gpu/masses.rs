@@ -43,7 +43,7 @@ impl Masses {
         }
         // A row's keys are listed once for all layers; a window leaves out the first of them.
         let mut listed: Vec<(usize, Range<usize>)> = Vec::new();
-        let runs = runs(step);
+        let runs = runs(step, config.layers.len());
         for (layer, own) in config.layers.iter().enumerate() {
             let run = runs.iter().find(|run| run.layers.contains(&layer));
             let mut before = 0;
