@@ -65,7 +65,7 @@ fn exact_strategies_give_what_plain_gives() {
             assert_eq!(found, plain, "{case}: {}", entry.card.name);
             ran += 1;
         }
-        assert!(ran >= most.min(5), "{case}: {ran} strategies ran");
+        assert!(ran >= most.min(3), "{case}: {ran} strategies ran");
         assert_eq!(llm.stats().host_rows, 0, "{case}: nothing was left to the host");
     }
 }
