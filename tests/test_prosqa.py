@@ -51,7 +51,7 @@ def test_thoughts_answer_as_well_as_steps_in_fewer_positions(
     written: list[RequestOutput], thought: list[RequestOutput]
 ) -> None:
     assert accuracy(written) >= 0.84
-    assert accuracy(thought) >= accuracy(written) - 0.06
+    assert accuracy(thought) >= accuracy(written) - 0.01
     assert positions(thought, HOPS) < 0.8 * positions(written, 0)
 
 

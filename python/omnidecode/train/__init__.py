@@ -23,6 +23,7 @@ RECIPES: dict[str, str] = {
     "rank-first": "rank",
     "rank-list": "rank",
     "prosqa-coconut": "prosqa",
+    "prosqa-coconut-last": "prosqa",
     "prosqa-cot": "prosqa",
     "draft": "draft",
     "kangaroo": "kangaroo",

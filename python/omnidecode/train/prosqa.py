@@ -173,12 +173,14 @@ def repeat(random: random.Random, edges: list[str]) -> tuple[list[int], list[boo
 
 @dataclass(frozen=True)
 class Coconut(Recipe):
-    """Stage s thinks s steps. Training goes through the stages 0 to `HOPS`; the last, where nothing is written, is longest.
-    `batch` counts graphs, each with `DRILL` questions that share its rows: an answer has few tokens to learn from.
+    """Stage s thinks s steps. Training goes through the stages `first` to `HOPS`; the last, where nothing is written, is
+    longest. `batch` counts graphs, each with `DRILL` questions that share its rows: an answer has few tokens to learn from.
     """
 
+    first: int = 0
+
     def stage(self, step: int, steps: int) -> int:
-        return min(HOPS, int(step / steps * (HOPS + 3)))
+        return min(HOPS, self.first + int(step / steps * (HOPS + 3)))
 
     def loss(self, model: Any, seed: int, step: int, steps: int) -> tuple[Any, int]:
         thoughts, source = self.stage(step, steps), random.Random(f"{seed}:{step}")
@@ -298,4 +300,8 @@ SHAPE = dict(attention="causal", layers=4, hidden=64, intermediate=192, heads=2)
 RECIPES = {
     "prosqa-cot": Written("prosqa-cot", TASK, SHAPE, steps=1000, batch=32, learning_rate=4e-3),
     "prosqa-coconut": Coconut("prosqa-coconut", TASK, SHAPE, steps=2800, batch=64, learning_rate=2e-3),
+    # Behind it: the last stage alone.
+    "prosqa-coconut-last": Coconut(
+        "prosqa-coconut-last", TASK, SHAPE, steps=1600, batch=64, learning_rate=1e-3, first=HOPS
+    ),
 }
