@@ -157,10 +157,10 @@ pub(super) fn rotation_is_the_twin_s_and_fills_slots(bench: &mut Bench) {
         }
         assert_eq!(bench.get::<f32>(&buffers[0]), q);
         let store: Vec<f32> = bench.get(&kv);
-        for r in 0..rows {
+        for (r, &slot) in slots.iter().enumerate().take(rows) {
             for h in 0..kv_heads {
-                let page = (h * pages + slots[r] as usize / 32) * 64 * dim;
-                let lane = slots[r] as usize % 32;
+                let page = (h * pages + slot as usize / 32) * 64 * dim;
+                let lane = slot as usize % 32;
                 for e in 0..dim {
                     let at = (r * kv_heads + h) * dim + e;
                     assert_eq!(store[page + e / 8 * 256 + lane * 8 + e % 8], k[at]);

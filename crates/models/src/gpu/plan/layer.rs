@@ -158,8 +158,8 @@ impl Planner<'_> {
             bad: self.bad(),
         };
         let entry = match config.head_dim {
-            ..=64 => Entry::Attend64,
-            ..=128 => Entry::Attend128,
+            0..=64 => Entry::Attend64,
+            65..=128 => Entry::Attend128,
             _ => Entry::Attend256,
         };
         let grid = [if shared { self.stretches } else { 1 }, config.kv_heads * groups, stand.most];
