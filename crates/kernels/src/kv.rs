@@ -299,17 +299,28 @@ impl KvStore {
                     std::ptr::copy_nonoverlapping(source, target, self.page_elements());
                     continue;
                 }
+                if self.dtype == KvDtype::Bf16 {
+                    let (from_keys, to_keys) = (source.cast::<u32>(), target.cast::<u32>());
+                    for e in 0..self.dim / 2 {
+                        for i in 0..n {
+                            *to_keys.add(e * PAGE + to % PAGE + i) = *from_keys.add(e * PAGE + from % PAGE + i);
+                        }
+                    }
+                    for i in 0..n {
+                        let value = |slot: usize| self.value_at(slot % PAGE + i, 0);
+                        let (from, to) = (source.add(value(from)), target.add(value(to)));
+                        (0..self.dim).for_each(|e| *to.add(2 * e) = *from.add(2 * e));
+                    }
+                    continue;
+                }
                 for e in 0..self.dim {
                     for i in 0..n {
-                        let key = |slot: usize| self.key_at(slot % PAGE + i, e);
-                        *target.add(key(to)) = *source.add(key(from));
+                        *target.add(e * PAGE + to % PAGE + i) = *source.add(e * PAGE + from % PAGE + i);
                     }
                 }
                 for i in 0..n {
-                    for e in 0..self.dim {
-                        let value = |slot: usize| self.value_at(slot % PAGE + i, e);
-                        *target.add(value(to)) = *source.add(value(from));
-                    }
+                    let value = |slot: usize| self.value_at(slot % PAGE + i, 0);
+                    std::ptr::copy(source.add(value(from)), target.add(value(to)), self.dim);
                 }
             }
         }
