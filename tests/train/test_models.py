@@ -27,7 +27,8 @@ def test_there_are_models_and_they_are_small():
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_model_has_its_card_and_its_facts(name):
     facts = FACTS[name]
-    assert name.endswith(facts["recipe"]) and facts["done"] == facts["steps"]
+    # A model may have got its last steps by a recipe of its own.
+    assert name.endswith(facts["recipe"].removesuffix("-last")) and facts["done"] == facts["steps"]
     card = (MODELS / name / "README.md").read_text()
     assert f"python -m omnidecode.train {facts['recipe']} " in card and f"seed {facts['seed']}" in card
     assert f"({name}/README.md)" in (MODELS / "README.md").read_text()
