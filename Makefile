@@ -70,7 +70,8 @@ $(TEXTS)/text.jsonl: $(STAMPS)/installed $(STAMPS)/model
 CUDA := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cuda-nvrtc
 cuda-check: $(STAMPS)/cuda $(STAMPS)/model
 	$(BIN)/python tools/cuda.py
-	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-kernels -p omnidecode-models -p omnidecode $(EMULATED) --test cuda --test gpu --test emulated
+	OMNIDECODE_TEST_GGUF="$$($(GGUF))" cargo test -p omnidecode-kernels -p omnidecode $(EMULATED) --test cuda --test emulated
+	cargo test -p omnidecode-models --features emulator --test suite gpu::
 	cargo test -p omnidecode --features cuda --lib
 	cargo build -p omnidecode-python --features cuda
 	sh tools/late.sh $(CARGO_TARGET_DIR)/debug/lib_core.so
