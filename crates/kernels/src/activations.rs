@@ -7,6 +7,7 @@
 //! 0  32 × i8 codes   32  f32 d   36  f32 d·Σ codes   40  i32 −128·Σ codes   44, 48  the same over each half
 //! ```
 
+mod row;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -19,6 +20,7 @@ use crate::pack::padded_inputs;
 use crate::pool::Pool;
 use crate::rows::each_row_of;
 use crate::tier::Tier;
+use row::Row;
 
 /// Words (of four bytes) in the record of a group.
 const RECORD: usize = 13;
@@ -155,24 +157,19 @@ impl Activations {
         make: &(dyn Fn(usize, &'x mut [f32]) -> &'x [f32] + Sync),
     ) -> Result<(), NotFinite> {
         let writer = self.begin(rows, k, forms);
-        let first = AtomicUsize::new(usize::MAX);
         // A dispatch costs as much as some thousand values.
         let chunk = (VALUES_ALONE / k.max(1)).max(rows.div_ceil(pool.threads() * 4)).max(1);
         // As many chunks for each thread.
         let chunk = rows.div_ceil(rows.div_ceil(chunk).next_multiple_of(pool.threads())).max(1);
         each_row_of(pool, rows, chunk, scratch, width, &|row, room| {
-            if !writer.set(row, make(row, room)) {
-                first.fetch_min(row, Ordering::Relaxed);
-            }
+            writer.set(row, make(row, room));
         });
-        match first.into_inner() {
-            usize::MAX => Ok(()),
-            row => Err(NotFinite { row }),
-        }
+        writer.finish()
     }
 
     /// Makes room for `rows` rows of `k` values; each is then written by [`Writer::set`], for instance by the norm that
-    /// computes it. A row that is never set holds what an earlier step left there.
+    /// computes it, or part by part by the product whose outputs they are. A row that is never set holds what an earlier
+    /// step left there.
     pub fn begin(&mut self, rows: usize, k: usize, forms: Forms) -> Writer<'_> {
         (self.rows, self.k, self.forms) = (rows, k, forms);
         let room = |form: Forms, stride: usize| {
@@ -196,6 +193,7 @@ impl Activations {
             bf16: self.bf16.as_mut_ptr(),
             f32: self.f32.as_mut_ptr(),
             written: &self.written,
+            bad: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -238,6 +236,7 @@ fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
 }
 
 /// Writes the rows of [`Activations`], from any thread, each row once.
+#[derive(Debug)]
 pub struct Writer<'a> {
     tier: Tier,
     rows: usize,
@@ -247,10 +246,12 @@ pub struct Writer<'a> {
     bf16: *mut u16,
     f32: *mut f32,
     written: &'a [AtomicBool],
+    /// The first row that holds a NaN or an infinity.
+    bad: AtomicUsize,
 }
 
 // SAFETY: the pointers are into buffers that are borrowed mutably for 'a; a row is written only by the one call that
-// turned its flag from false to true, and rows do not overlap.
+// turned its flag from false to true, or in parts that do not overlap (`set_part`), and rows do not overlap.
 unsafe impl Send for Writer<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Writer<'_> {}
@@ -264,145 +265,73 @@ impl Writer<'_> {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(x.len(), self.k, "values of an activation row");
         assert!(!self.written[row].swap(true, Ordering::Relaxed), "activation row {row} is written twice");
-        let room = |form: Forms, stride: usize| if self.forms.contains(form) { stride } else { 0 };
-        let int8 = room(Forms::INT8, int8_stride(self.k));
-        let bf16 = room(Forms::BF16, padded_inputs(self.k));
-        let f32 = room(Forms::F32, padded_inputs(self.k));
-        // SAFETY: `begin` made room for `rows` rows of every form asked for, and this row is ours alone (see `Sync`); `tier`
-        // was checked when the activations were made.
-        unsafe {
-            let row = Row {
-                x,
-                int8: std::slice::from_raw_parts_mut(self.int8.add(row * int8), int8),
-                bf16: std::slice::from_raw_parts_mut(self.bf16.add(row * bf16), bf16),
-                f32: std::slice::from_raw_parts_mut(self.f32.add(row * f32), f32),
-            };
-            row.write_on(self.tier)
-        }
+        // SAFETY: the row exists and is ours alone (see `Sync`).
+        unsafe { self.set_part(row, 0, x) }
     }
-}
 
-/// Bits of positive infinity: NaN and infinities are at or above it, as integers, once the sign is gone.
-const INFINITY: u32 = 0x7F80_0000;
-
-/// The largest magnitude, as bits.
-#[inline(always)]
-fn largest(x: &[f32]) -> u32 {
-    x.iter().fold(0, |most, x| most.max(x.to_bits() & 0x7FFF_FFFF))
-}
-
-/// A row and where its forms go; a form that was not asked for has no room.
-struct Row<'a> {
-    x: &'a [f32],
-    int8: &'a mut [u32],
-    bf16: &'a mut [u16],
-    f32: &'a mut [f32],
-}
-
-impl Row<'_> {
-    /// Writes every form with the vectors of a tier; false where a value is not finite. The arithmetic is the same on all.
+    /// Writes the values from `first` on of a row, as [`Writer::set`] does.
     ///
     /// # Safety
-    /// The machine has the tier.
-    unsafe fn write_on(self, tier: Tier) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let only_int8 = !self.int8.is_empty() && self.bf16.is_empty() && self.f32.is_empty();
-            if tier.avx512() && only_int8 && self.x.len().is_multiple_of(GROUP) {
-                // SAFETY: the tier has these features.
-                return unsafe { x86::quantize(self.x, self.int8) } < INFINITY;
-            }
-            // The compiler makes slower code of it with AVX-512.
-            #[target_feature(enable = "avx2,fma")]
-            fn avx2(row: Row<'_>) -> bool {
-                row.write()
-            }
-            if tier.avx2() {
-                // SAFETY: the tier has these features.
-                return unsafe { avx2(self) };
-            }
+    /// The row exists, has these values and was claimed; nobody else writes them or the rest of their groups. `first` is a multiple of
+    /// [`GROUP`], and the values are whole groups or reach to the row's end.
+    pub(crate) unsafe fn set_part(&self, row: usize, first: usize, x: &[f32]) -> bool {
+        let end = first + x.len();
+        debug_assert!(row < self.rows && end <= self.k && first.is_multiple_of(GROUP));
+        // Words or values of the part, behind those of the rows before; the last part fills up the row.
+        let place = |form: Forms, stride: usize, from: usize, to: usize| {
+            let to = if end == self.k { stride } else { to };
+            if self.forms.contains(form) { (row * stride + from, to - from) } else { (0, 0) }
+        };
+        let (floats, groups) = (padded_inputs(self.k), [first / GROUP * RECORD, end.div_ceil(GROUP) * RECORD]);
+        let int8 = place(Forms::INT8, int8_stride(self.k), groups[0], groups[1]);
+        let (bf16, f32) = (place(Forms::BF16, floats, first, end), place(Forms::F32, floats, first, end));
+        // SAFETY: `begin` made room for `rows` rows of every form asked for, and this part is ours alone; `tier` was checked
+        // when the activations were made.
+        let finite = unsafe {
+            let part = Row {
+                x,
+                int8: std::slice::from_raw_parts_mut(self.int8.add(int8.0), int8.1),
+                bf16: std::slice::from_raw_parts_mut(self.bf16.add(bf16.0), bf16.1),
+                f32: std::slice::from_raw_parts_mut(self.f32.add(f32.0), f32.1),
+            };
+            part.write_on(self.tier)
+        };
+        if !finite {
+            self.bad.fetch_min(row, Ordering::Relaxed);
         }
-        let _ = tier;
-        self.write()
+        finite
     }
 
-    #[inline(always)]
-    fn write(self) -> bool {
-        if !self.bf16.is_empty() {
-            let (values, padding) = self.bf16.split_at_mut(self.x.len());
-            for (y, x) in values.iter_mut().zip(self.x) {
-                // To nearest, ties to even. What is not finite comes out wrong, but it is told of.
-                let bits = x.to_bits();
-                *y = (bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16) as u16;
-            }
-            padding.fill(0);
+    /// Says that all rows are about to be written in parts, by the caller alone.
+    ///
+    /// # Panics
+    /// One was written before.
+    pub(crate) fn claim(&self) {
+        for (row, flag) in self.written[..self.rows].iter().enumerate() {
+            assert!(!flag.swap(true, Ordering::Relaxed), "activation row {row} is written twice");
         }
-        if !self.f32.is_empty() {
-            let (values, padding) = self.f32.split_at_mut(self.x.len());
-            values.copy_from_slice(self.x);
-            padding.fill(0.0);
+    }
+
+    /// Rows to write.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Values in a row.
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// That all rows are written.
+    ///
+    /// # Errors
+    /// A row holds a NaN or an infinity: the first such row. The other rows may be used.
+    pub fn finish(self) -> Result<(), NotFinite> {
+        match self.bad.into_inner() {
+            usize::MAX => Ok(()),
+            row => Err(NotFinite { row }),
         }
-        if self.int8.is_empty() { largest(self.x) < INFINITY } else { quantize_row(self.x, self.int8) }
     }
-}
-
-/// Writes the records of a row; false where a value is not finite.
-#[inline(always)]
-fn quantize_row(x: &[f32], records: &mut [u32]) -> bool {
-    let mut finite = true;
-    let (whole, rest) = x.as_chunks::<GROUP>();
-    let (records, _) = records.as_chunks_mut::<RECORD>();
-    for (group, record) in whole.iter().zip(records.iter_mut()) {
-        finite &= quantize_group(group, record);
-    }
-    if !rest.is_empty() {
-        let mut group = [0.0; GROUP];
-        group[..rest.len()].copy_from_slice(rest);
-        finite &= quantize_group(&group, &mut records[whole.len()]);
-    }
-    finite
-}
-
-#[inline(always)]
-fn quantize_group(x: &[f32; GROUP], record: &mut [u32; RECORD]) -> bool {
-    /// Adding this leaves the nearest integer, ties to even, in the low bits of the mantissa, for |x| < 2^22.
-    const MAGIC: f32 = 12_582_912.0;
-    let bits = largest(x);
-    let (d, inverse) = scales(bits);
-    let mut codes = [0i32; GROUP];
-    for (code, x) in codes.iter_mut().zip(x) {
-        *code = (x * inverse + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32;
-    }
-    let mut packed = [0u8; GROUP];
-    for (byte, code) in packed.iter_mut().zip(codes) {
-        *byte = code as u8;
-    }
-    for (word, bytes) in record.iter_mut().zip(packed.as_chunks::<4>().0) {
-        *word = u32::from_ne_bytes(*bytes);
-    }
-    let sum = |half: &[i32]| half.iter().fold(0i32, |sum, code| sum.wrapping_add(*code));
-    finish(record, d, [sum(&codes[..16]), sum(&codes[16..])]);
-    bits < INFINITY
-}
-
-/// The scale of a group whose largest magnitude has these bits, and its inverse.
-#[inline(always)]
-fn scales(bits: u32) -> (f32, f32) {
-    /// Below this the scale, or its inverse, would leave the normal range: such a group is 0.
-    const SMALLEST: f32 = 127.0 * f32::MIN_POSITIVE;
-    let most = f32::from_bits(bits);
-    if most >= SMALLEST { (most / 127.0, 127.0 / most) } else { (0.0, 0.0) }
-}
-
-/// What stands behind the codes of a record: the scale, and what follows from the sums of both halves.
-#[inline(always)]
-fn finish(record: &mut [u32; RECORD], d: f32, [first, second]: [i32; 2]) {
-    let sum = first.wrapping_add(second);
-    record[8] = d.to_bits();
-    record[9] = (d * sum as f32).to_bits();
-    record[10] = sum.wrapping_mul(-128) as u32;
-    record[11] = first.wrapping_mul(-128) as u32;
-    record[12] = second.wrapping_mul(-128) as u32;
 }
 
 #[cfg(test)]

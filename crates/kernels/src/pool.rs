@@ -1,8 +1,10 @@
 //! A few threads that share the chunks of one loop: the only parallelism inside a step.
 //!
-//! A step dispatches some 150 short loops, so a dispatch costs about a microsecond and allocates nothing. Workers spin for
-//! [`SPIN`] after their last chunk and then sleep, so that an idle engine uses no core; the caller takes part in its own
-//! loop and never waits for a worker that has not begun, so a core taken by another process costs its share and no more.
+//! A step dispatches hundreds of short loops, so a dispatch costs about a microsecond and allocates nothing: what a worker
+//! must know lies in one cache line of its own, because a line that another core wrote takes a fifth of a microsecond.
+//! Workers spin for [`SPIN`] after their last chunk and then sleep, so that an idle engine uses no core; the caller takes
+//! part in its own loop and never waits for a worker that has not begun, so a core taken by another process costs its share
+//! and no more.
 //!
 //! Each thread begins with a stretch of neighbouring chunks of its own, so that it reads memory as one stream, and then
 //! takes what is left of the others' stretches from their ends.
@@ -10,7 +12,7 @@
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,39 +20,61 @@ use std::time::{Duration, Instant};
 /// How long a thread looks for work, or for the end of a loop, before it sleeps.
 const SPIN: Duration = Duration::from_micros(40);
 
-/// The loop that is running: borrowed from the caller's stack for as long as a worker can see the open bit.
+/// The loop that is running: borrowed from the caller's stack for as long as a chunk of it is left or has not ended.
 type Body = *const (dyn Fn(usize) + Sync);
 
-/// `state` is `epoch << 32 | OPEN? | workers inside`. A worker enters only while the bit is set, so that the caller, once
-/// it has cleared the bit, waits for those inside and for nobody else.
-const OPEN: u64 = 1 << 31;
-const EPOCH: u64 = 1 << 32;
-const INSIDE: u64 = OPEN - 1;
-
-/// One cache line pair each: the counters are written by every thread.
+/// Cache lines that neighbours do not share; two, because processors fetch lines in pairs.
 #[repr(align(128))]
 struct Line<T>(T);
 
-impl Line<AtomicU64> {
-    /// Takes a chunk of a stretch: `pick(next, end)` says which, and what is left then. `None` where none is.
-    fn take(&self, pick: impl Fn(u64, u64) -> (u64, u64, u64)) -> Option<usize> {
-        let left = |word: u64| (word & u64::from(u32::MAX), word >> 32);
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-            let (next, end) = left(word);
-            let (_, next, end) = (next < end).then(|| pick(next, end))?;
-            Some(end << 32 | next)
+/// What a thread looks at while it waits, and all that it needs to begin.
+struct Seat {
+    /// What is left of this thread's stretch of chunks: `end << 32 | next`.
+    part: AtomicU64,
+    body: UnsafeCell<Body>,
+}
+
+/// The ends of a stretch.
+fn ends(part: u64) -> (u64, u64) {
+    (part & u64::from(u32::MAX), part >> 32)
+}
+
+/// Which end of a stretch a chunk is taken from.
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    First,
+    Last,
+}
+
+impl Seat {
+    fn new() -> Seat {
+        let nothing: &'static (dyn Fn(usize) + Sync) = &|_| {};
+        Seat { part: AtomicU64::new(0), body: UnsafeCell::new(nothing) }
+    }
+
+    fn is_empty(&self) -> bool {
+        let (next, end) = ends(self.part.load(Ordering::Relaxed));
+        next >= end
+    }
+
+    /// Takes a chunk, if one is left.
+    fn take(&self, from: End) -> Option<usize> {
+        let taken = self.part.fetch_update(Ordering::Acquire, Ordering::Relaxed, |part| {
+            let (next, end) = ends(part);
+            (next < end).then(|| if from == End::First { end << 32 | (next + 1) } else { (end - 1) << 32 | next })
         });
-        let (next, end) = left(taken.ok()?);
-        Some(pick(next, end).0 as usize)
+        let (next, end) = ends(taken.ok()?);
+        Some(if from == End::First { next } else { end - 1 } as usize)
     }
 }
 
-/// What caller and workers share.
+/// What caller and workers share. Whoever has taken a chunk may read the body until it has counted that chunk as ended:
+/// the caller waits for that, and changes no body before.
 struct Shared {
-    state: Line<AtomicU64>,
-    /// What is left of each thread's stretch of chunks: `end << 32 | next`.
-    parts: Box<[Line<AtomicU64>]>,
-    body: UnsafeCell<Option<Body>>,
+    /// The caller's first.
+    seats: Box<[Line<Seat>]>,
+    /// Chunks that have not ended.
+    left: Line<AtomicUsize>,
     sleeping: AtomicUsize,
     caller_sleeps: AtomicBool,
     wake: Condvar,
@@ -59,8 +83,8 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `body` is written only by the caller that holds the dispatch lock, while the open bit is clear and
-// no worker is inside; workers read them only between entering (acquire) and leaving (release).
+// SAFETY: a body is written only by the caller that holds the dispatch lock, while no chunk is left and all have ended;
+// it is read only by threads that have taken a chunk (acquire) and not yet counted it (release).
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -206,7 +230,12 @@ impl Crew {
         let workers = (0..workers)
             .map_while(|index| {
                 let thread = std::thread::Builder::new().name(format!("omnidecode-{index}"));
-                thread.spawn(move || shared.work(index + 1)).ok()
+                let live = move || {
+                    while shared.await_chunks(index + 1) {
+                        shared.work(index + 1);
+                    }
+                };
+                thread.spawn(live).ok()
             })
             .collect();
         Crew { generation: generation(), dispatch: Mutex::new(()), shared, workers }
@@ -216,7 +245,6 @@ impl Crew {
     fn dismiss(self) {
         let shared = self.shared;
         *lock(&shared.bed) = true;
-        shared.state.0.fetch_add(EPOCH, Ordering::SeqCst);
         shared.wake.notify_all();
         for worker in self.workers {
             // A worker catches the panics of its chunks, so it cannot end in one.
@@ -230,9 +258,8 @@ impl Crew {
 impl Shared {
     fn new(threads: usize) -> Shared {
         Shared {
-            state: Line(AtomicU64::new(0)),
-            parts: (0..threads).map(|_| Line(AtomicU64::new(0))).collect(),
-            body: UnsafeCell::new(None),
+            seats: (0..threads).map(|_| Line(Seat::new())).collect(),
+            left: Line(AtomicUsize::new(0)),
             sleeping: AtomicUsize::new(0),
             caller_sleeps: AtomicBool::new(false),
             wake: Condvar::new(),
@@ -244,39 +271,30 @@ impl Shared {
 
     /// Runs one loop; the caller holds the dispatch lock. Gives back the first panic.
     fn run(&self, chunks: usize, body: &(dyn Fn(usize) + Sync)) -> Option<Box<dyn Any + Send>> {
-        // SAFETY: the open bit is clear and nobody is inside (the last `run` waited for that), so nobody reads these. The
-        // lifetime of the borrow is erased, and `run` does not return before the last reader has left.
-        unsafe {
-            *self.body.get() = Some(std::mem::transmute::<*const (dyn Fn(usize) + Sync), Body>(body));
+        // SAFETY: only the lifetime is erased. `run` does not return before all chunks have ended.
+        let body = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), Body>(body) };
+        self.left.0.store(chunks, Ordering::Relaxed);
+        for Line(seat) in &self.seats {
+            // SAFETY: no chunk is left of the last loop and all have ended, so nobody reads this.
+            unsafe { *seat.body.get() = body };
         }
-        let parts = self.parts.len();
-        for (index, part) in self.parts.iter().enumerate() {
-            let (next, end) = (chunks * index / parts, chunks * (index + 1) / parts);
-            part.0.store((end as u64) << 32 | next as u64, Ordering::Relaxed);
+        let threads = self.seats.len();
+        for (index, Line(seat)) in self.seats.iter().enumerate().rev() {
+            let (next, end) = (chunks * index / threads, chunks * (index + 1) / threads);
+            seat.part.store((end as u64) << 32 | next as u64, Ordering::Release);
         }
-        let epoch = (self.state.0.load(Ordering::Relaxed) & !(EPOCH - 1)).wrapping_add(EPOCH);
-        self.state.0.store(epoch | OPEN, Ordering::SeqCst);
-        // Pairs with the fence of a worker that goes to sleep: either it sees the new state, or we see it asleep.
-        fence(Ordering::SeqCst);
+        // A worker that goes to sleep just now may be overlooked: then this loop does without it.
         if self.sleeping.load(Ordering::Relaxed) > 0 {
             drop(lock(&self.bed));
             self.wake.notify_all();
         }
-        self.grab(0, body);
-        let mut state = self.state.0.fetch_and(!OPEN, Ordering::AcqRel) & !OPEN;
-        if state & INSIDE != 0 {
-            let mut spin = Spin::new();
-            while state & INSIDE != 0 {
-                if !spin.again() {
-                    self.sleep_till_done();
-                    break;
-                }
-                state = self.state.0.load(Ordering::Acquire);
+        self.work(0);
+        let mut spin = Spin::new();
+        while self.left.0.load(Ordering::Acquire) > 0 {
+            if !spin.again() {
+                self.sleep_till_done();
             }
         }
-        // The pointer must not outlive the borrow.
-        // SAFETY: nobody is inside, and the open bit is clear.
-        unsafe { *self.body.get() = None };
         // Uncontended here: a worker locks it only after a panic.
         lock(&self.panic).take()
     }
@@ -284,85 +302,73 @@ impl Shared {
     #[cold]
     fn sleep_till_done(&self) {
         let mut bed = lock(&self.bed);
+        // In one order with what `ended` does: either it sees the caller asleep, or the caller sees that all has ended.
         self.caller_sleeps.store(true, Ordering::SeqCst);
-        // Pairs with the fence of a leaving worker: either it sees the caller asleep, or the caller sees that it has left.
-        fence(Ordering::SeqCst);
-        while self.state.0.load(Ordering::Acquire) & INSIDE != 0 {
+        while self.left.0.load(Ordering::SeqCst) > 0 {
             bed = self.done.wait(bed).unwrap_or_else(PoisonError::into_inner);
         }
         self.caller_sleeps.store(false, Ordering::Relaxed);
     }
 
     /// Runs chunks until none is left: thread `own`'s first, then the last ones of the others.
-    fn grab(&self, own: usize, body: &(dyn Fn(usize) + Sync)) {
+    fn work(&self, own: usize) {
         IN_CHUNK.set(true);
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            while let Some(chunk) = self.parts[own].take(|next, end| (next, next + 1, end)) {
-                body(chunk);
-            }
-            for (_, part) in self.parts.iter().enumerate().filter(|&(index, _)| index != own) {
-                while let Some(chunk) = part.take(|next, end| (end - 1, next, end - 1)) {
-                    body(chunk);
-                }
+        self.drain(own, own, End::First);
+        for other in (0..self.seats.len()).filter(|&other| other != own) {
+            self.drain(own, other, End::Last);
+        }
+        IN_CHUNK.set(false);
+    }
+
+    /// Runs what is left of the stretch of `seat`.
+    fn drain(&self, own: usize, seat: usize, from: End) {
+        let mut count = 0;
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            while let Some(chunk) = self.seats[seat].0.take(from) {
+                count += 1;
+                // SAFETY: this chunk has not ended, so the caller has not returned and the body is alive.
+                unsafe { (**self.seats[own].0.body.get())(chunk) };
             }
         }));
-        IN_CHUNK.set(false);
-        if let Err(payload) = ended {
+        if let Err(payload) = result {
             // Nobody begins another chunk of a loop that has failed.
-            self.parts.iter().for_each(|part| part.0.store(0, Ordering::Relaxed));
+            for Line(seat) in &self.seats {
+                let (next, end) = ends(seat.part.swap(0, Ordering::Relaxed));
+                count += end.saturating_sub(next) as usize;
+            }
             lock(&self.panic).get_or_insert(payload);
         }
-    }
-
-    /// The life of worker `own`.
-    fn work(&self, own: usize) {
-        let mut seen = 0;
-        while let Some(state) = self.await_loop(seen) {
-            seen = state & !(EPOCH - 1);
-            // SAFETY: this worker is inside, so the caller has not returned and the body is alive.
-            let body = unsafe { (*self.body.get()).map(|body| &*body) };
-            if let Some(body) = body {
-                self.grab(own, body);
-            }
-            let left = self.state.0.fetch_sub(1, Ordering::AcqRel) - 1;
-            fence(Ordering::SeqCst);
-            if left & (OPEN | INSIDE) == 0 && self.caller_sleeps.load(Ordering::Relaxed) {
-                drop(lock(&self.bed));
-                self.done.notify_one();
-            }
+        if count > 0 {
+            self.ended(count);
         }
     }
 
-    /// Waits for a loop of a later epoch than `seen` and enters it; `None` when the pool is dropped.
-    fn await_loop(&self, seen: u64) -> Option<u64> {
-        let mut spin = Spin::new();
+    /// Counts chunks as ended. The caller may return at once; what is shared lives on.
+    fn ended(&self, count: usize) {
+        if self.left.0.fetch_sub(count, Ordering::SeqCst) == count && self.caller_sleeps.load(Ordering::SeqCst) {
+            drop(lock(&self.bed));
+            self.done.notify_one();
+        }
+    }
+
+    /// Waits until thread `own` has a chunk; false when the pool is dropped.
+    fn await_chunks(&self, own: usize) -> bool {
+        let seat = &self.seats[own].0;
         loop {
-            let state = self.state.0.load(Ordering::Acquire);
-            if state & !(EPOCH - 1) != seen && state & OPEN != 0 {
-                if self.state.0.compare_exchange_weak(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    return Some(state);
-                }
-                continue;
-            }
-            if spin.again() {
-                continue;
+            let mut spin = Spin::new();
+            while seat.is_empty() && spin.again() {}
+            if !seat.is_empty() {
+                return true;
             }
             let mut bed = lock(&self.bed);
             self.sleeping.fetch_add(1, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            while !*bed {
-                let state = self.state.0.load(Ordering::SeqCst);
-                if state & !(EPOCH - 1) != seen && state & OPEN != 0 {
-                    break;
-                }
+            if !*bed && seat.is_empty() {
                 bed = self.wake.wait(bed).unwrap_or_else(PoisonError::into_inner);
             }
             self.sleeping.fetch_sub(1, Ordering::SeqCst);
             if *bed {
-                return None;
+                return false;
             }
-            drop(bed);
-            spin = Spin::new();
         }
     }
 }

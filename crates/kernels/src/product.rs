@@ -6,23 +6,22 @@
 mod columns;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod piece;
 mod plan;
 mod table;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::ops::Range;
-
-use crate::act::{self, Act};
-use crate::activations::{Activations, Forms};
+use crate::act::Act;
+use crate::activations::{Activations, Writer};
+use crate::dtype::GROUP;
 use crate::error::KernelError;
 use crate::matrix::Matrix;
 use crate::pack::COLUMNS;
 use crate::pool::Pool;
+use piece::Piece;
 use plan::{Plan, Size};
-use table::{Kernel, MOST_ROWS, kernels};
-use tile::Operands;
 
 /// A matrix and what is added to its product.
 #[derive(Clone, Copy, Debug)]
@@ -72,13 +71,22 @@ impl<'a> Kind<'a> {
     }
 }
 
-/// What happens to what stood in the output.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mode {
-    /// It is replaced.
+/// Where the outputs go.
+#[derive(Clone, Copy, Debug)]
+pub enum Mode<'a> {
+    /// Into `out`, in place of what stood there.
     Store,
     /// `out += scale · y`: a residual connection.
     Add(f32),
+    /// Into the activations of the next product, `out` being empty: quantized or rounded where they were computed.
+    Load(&'a Writer<'a>),
+}
+
+impl Mode<'_> {
+    /// Tiles that are computed side by side: a group of activations is quantized as one.
+    fn tiles(self) -> usize {
+        if matches!(self, Mode::Load(_)) { GROUP / COLUMNS } else { 1 }
+    }
 }
 
 /// One product of a dispatch.
@@ -92,8 +100,8 @@ pub struct Job<'a> {
     pub out: &'a mut [f32],
     /// Values from one output row to the next; at least `n`.
     pub stride: usize,
-    /// Store or add.
-    pub mode: Mode,
+    /// Where they go.
+    pub mode: Mode<'a>,
 }
 
 impl<'a> Job<'a> {
@@ -120,6 +128,11 @@ impl<'a> Job<'a> {
         Job { kind: Kind::Gated { gate, up, act }, ..Job::store(gate, out) }
     }
 
+    /// The same into the activations of the next product, which `to` begins: output row `i` is its row `i`.
+    pub fn load(self, to: &'a Writer<'a>) -> Job<'a> {
+        Job { out: &mut [], mode: Mode::Load(to), ..self }
+    }
+
     /// The same for some rows of the activations: output row `i` is that of activation row `rows[i]`.
     pub fn of_rows(self, rows: &'a [u32]) -> Job<'a> {
         Job { rows: Some(rows), ..self }
@@ -131,7 +144,7 @@ impl<'a> Job<'a> {
     }
 
     fn size(&self, acts: &Activations) -> Size {
-        size(self.kind, self.rows, acts)
+        size(self.kind, self.rows, self.mode, acts)
     }
 
     fn check(&self, acts: &Activations) -> Result<(), KernelError> {
@@ -150,10 +163,14 @@ impl<'a> Job<'a> {
         if let Some(&row) = self.rows.into_iter().flatten().find(|&&row| row as usize >= acts.rows()) {
             return Err(KernelError::Row { row: row as usize, rows: acts.rows() });
         }
+        let count = self.rows.map_or(acts.rows(), <[u32]>::len);
+        if let Mode::Load(to) = self.mode {
+            shape("outputs of a product and values of the activations that it loads", n, to.k())?;
+            return shape("rows of a product and of the activations that it loads", count, to.rows());
+        }
         if self.stride < n {
             return Err(KernelError::Length { what: "stride of an output", expected: n, found: self.stride });
         }
-        let count = self.rows.map_or(acts.rows(), <[u32]>::len);
         let need = count.checked_sub(1).map_or(Some(0), |last| last.checked_mul(self.stride)?.checked_add(n));
         if need.is_none_or(|need| self.out.len() < need) {
             let expected = need.unwrap_or(usize::MAX);
@@ -163,11 +180,12 @@ impl<'a> Job<'a> {
     }
 }
 
-fn size(kind: Kind<'_>, rows: Option<&[u32]>, acts: &Activations) -> Size {
+fn size(kind: Kind<'_>, rows: Option<&[u32]>, mode: Mode<'_>, acts: &Activations) -> Size {
     let first = kind.first().weights;
+    let bytes: usize = kind.linears().map(|linear| linear.weights.tile_bytes()).sum();
     Size {
-        tiles: first.tiles(),
-        tile_bytes: kind.linears().map(|linear| linear.weights.tile_bytes()).sum(),
+        tiles: first.tiles().div_ceil(mode.tiles()),
+        tile_bytes: bytes * mode.tiles(),
         rows: rows.map_or(acts.rows(), <[u32]>::len),
         row_bytes: acts.row_bytes(first.form_on(acts.tier())),
     }
@@ -181,9 +199,17 @@ fn shape(what: &'static str, expected: usize, found: usize) -> Result<(), Kernel
 ///
 /// # Errors
 /// Shapes, lengths or forms that do not fit; then no output was touched.
+///
+/// # Panics
+/// A row of activations that a job loads was written before.
 pub fn product(pool: &Pool, acts: &Activations, jobs: &mut [Job<'_>]) -> Result<(), KernelError> {
     for job in jobs.iter() {
         job.check(acts)?;
+    }
+    for job in jobs.iter() {
+        if let Mode::Load(to) = job.mode {
+            to.claim();
+        }
     }
     let bytes = jobs.iter().flat_map(|job| job.kind.linears()).map(|linear| linear.weights.bytes()).sum();
     let plan = Plan::new(bytes, pool.threads());
@@ -217,155 +243,4 @@ impl<'a> Shared<'a> {
     fn at(&self, index: usize) -> *mut Job<'a> {
         self.0.wrapping_add(index)
     }
-}
-
-/// A job as one thread sees it.
-struct Piece<'p, 'a> {
-    size: Size,
-    acts: &'p Activations,
-    kind: Kind<'a>,
-    rows: Option<&'a [u32]>,
-    out: *mut f32,
-    stride: usize,
-    mode: Mode,
-}
-
-/// Room for the outputs of one register tile.
-type Scratch = [f32; MOST_ROWS * COLUMNS];
-
-impl<'p, 'a> Piece<'p, 'a> {
-    /// # Safety
-    /// `job` is alive for 'a, and nobody writes to it.
-    unsafe fn of(job: *mut Job<'a>, acts: &'p Activations) -> Piece<'p, 'a> {
-        // SAFETY: the caller's duty; the raw borrow of the output makes no reference to what other threads write.
-        unsafe {
-            let (kind, rows) = ((*job).kind, (*job).rows);
-            Piece {
-                size: size(kind, rows, acts),
-                acts,
-                kind,
-                rows,
-                out: (&raw mut *(*job).out).cast(),
-                stride: (*job).stride,
-                mode: (*job).mode,
-            }
-        }
-    }
-
-    /// Computes the columns of `tiles` for the output rows `rows`.
-    ///
-    /// # Safety
-    /// The job was checked, and these outputs are this thread's alone.
-    unsafe fn run(&self, tiles: Range<usize>, rows: Range<usize>) {
-        let (first, second, act) = match self.kind {
-            Kind::Plain(linear, act) => (self.factor(linear), None, act),
-            Kind::Gated { gate, up, act } => (self.factor(gate), Some(self.factor(up)), Some(act)),
-        };
-        let most = second.map_or(first.kernels.len(), |up| first.kernels.len().min(up.kernels.len()));
-        let step = balanced(rows.len(), most);
-        let n = first.linear.weights.n();
-        // Mostly these are all rows: they are found once for all tiles.
-        let top = rows.start..(rows.start + step).min(rows.end);
-        let tops = (self.point(first, &top), second.map(|up| self.point(up, &top)));
-        let mut y: Scratch = [0.0; MOST_ROWS * COLUMNS];
-        let mut x: Scratch = [0.0; MOST_ROWS * COLUMNS];
-        for tile in tiles {
-            let columns = tile * COLUMNS..((tile + 1) * COLUMNS).min(n);
-            let mut some = top.clone();
-            while !some.is_empty() {
-                let is_top = some.start == top.start;
-                // Later row tiles find the weights in the cache. The chunk that follows is most likely this thread's too.
-                let until = if is_top { first.linear.weights.tiles() } else { tile };
-                let pointers = if is_top { tops.0 } else { self.point(first, &some) };
-                let used = some.len() * COLUMNS;
-                // SAFETY: the caller's duty.
-                unsafe { first.multiply(tile, until, some.len(), &pointers, &mut y) };
-                if let Some(up) = second {
-                    let pointers = tops.1.filter(|_| is_top).unwrap_or_else(|| self.point(up, &some));
-                    // SAFETY: the caller's duty.
-                    unsafe { up.multiply(tile, until, some.len(), &pointers, &mut x) };
-                    if let Some(act) = act {
-                        let gate = y;
-                        act::gate(act, &gate[..used], &x[..used], &mut y[..used]);
-                    }
-                } else if let Some(act) = act {
-                    act::apply(act, &mut y[..used]);
-                }
-                for (row, y) in some.clone().zip(y.chunks_exact(COLUMNS)) {
-                    // SAFETY: `check` has seen that the output holds these columns of this row; they are this thread's.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(self.out.add(row * self.stride + columns.start), columns.len())
-                    };
-                    match self.mode {
-                        Mode::Store => match out.as_chunks_mut::<COLUMNS>().0 {
-                            [out] => out.copy_from_slice(y),
-                            _ => out.copy_from_slice(&y[..columns.len()]),
-                        },
-                        Mode::Add(scale) => out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y),
-                    }
-                }
-                some = some.end..(some.end + step).min(rows.end);
-            }
-        }
-    }
-
-    fn factor(&self, linear: Linear<'a>) -> Factor<'a> {
-        let (tier, weights) = (self.acts.tier(), linear.weights);
-        Factor { linear, form: weights.form_on(tier), kernels: kernels(tier, weights.dtype()) }
-    }
-
-    /// Where the activations of some output rows lie, in the form that a factor wants.
-    fn point(&self, factor: Factor<'_>, rows: &Range<usize>) -> [*const u8; MOST_ROWS] {
-        let mut pointers = [std::ptr::null(); MOST_ROWS];
-        for (pointer, row) in pointers.iter_mut().zip(rows.clone()) {
-            *pointer = self.acts.row(factor.form, self.rows.map_or(row, |rows| rows[row] as usize));
-        }
-        pointers
-    }
-}
-
-/// A matrix of a job, and how it is multiplied.
-#[derive(Clone, Copy)]
-struct Factor<'a> {
-    linear: Linear<'a>,
-    form: Forms,
-    kernels: &'static [Kernel],
-}
-
-impl Factor<'_> {
-    /// One register tile: `W x + b` for sixteen outputs of some rows. `until` is the tile up to which this thread reads on.
-    ///
-    /// # Safety
-    /// As for [`Piece::run`]; `rows` are at most as many as there are kernels, the pointers are theirs.
-    unsafe fn multiply(
-        &self,
-        tile: usize,
-        until: usize,
-        rows: usize,
-        pointers: &[*const u8; MOST_ROWS],
-        y: &mut Scratch,
-    ) {
-        let weights = self.linear.weights;
-        let operands = Operands {
-            tile: weights.tile(tile).as_ptr(),
-            ahead: until.saturating_sub(tile) * weights.tile_bytes(),
-            k: weights.padded_k(),
-            rows: pointers.as_ptr(),
-            out: y.as_mut_ptr(),
-        };
-        // SAFETY: the tile is whole, the rows are loaded in the form and width that the kernel reads (checked), the scratch
-        // has room for `MOST_ROWS` rows, and the activations' tier is one that the machine has.
-        unsafe { self.kernels[rows - 1](operands) };
-        if let Some(bias) = self.linear.bias {
-            let bias = &bias[tile * COLUMNS..bias.len().min((tile + 1) * COLUMNS)];
-            for y in y.chunks_exact_mut(COLUMNS).take(rows) {
-                y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-        }
-    }
-}
-
-/// Rows of a register tile, so that `rows` rows make tiles of nearly one height.
-fn balanced(rows: usize, most: usize) -> usize {
-    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }

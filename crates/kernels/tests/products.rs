@@ -303,6 +303,77 @@ fn jobs_add_scale_activate_and_gate() {
 }
 
 #[test]
+fn outputs_that_are_loaded_at_once_are_those_that_are_loaded_later() {
+    use omnidecode_kernels::act::Act;
+    let pool = Pool::new(3);
+    let (k, rows) = (64, 11);
+    let mut x = values(rows * k, 8);
+    for tier in Tier::available() {
+        for (next, n) in [(Dtype::Q4_1, 96), (Dtype::Q8_0, 160), (Dtype::F32, 50), (Dtype::Bf16, 34), (Dtype::F16, 16)]
+        {
+            let [Case { matrix: gate, .. }, Case { matrix: up, .. }] =
+                [Dtype::Q5_1, Dtype::Q8_0].map(|d| case(d, n, k));
+            let Case { matrix: down, .. } = case(next, 20, n);
+            let mut acts = Activations::on(tier);
+            acts.load(&pool, &x, rows, k, Forms::INT8).expect("finite");
+            let form = down.form_on(tier);
+            let finish = |acts: &Activations| {
+                let mut y = vec![0.0; acts.rows() * 20];
+                product(&pool, acts, &mut [Job::store(&down, &mut y)]).expect("shapes fit");
+                y
+            };
+            let mut later = Activations::on(tier);
+            for some in [None, Some(&[7u32, 0, 3][..])] {
+                let count = some.map_or(rows, <[u32]>::len);
+                fn picked<'a>(job: Job<'a>, some: Option<&'a [u32]>) -> Job<'a> {
+                    if let Some(rows) = some { job.of_rows(rows) } else { job }
+                }
+                let (mut lifted, mut activated) = (vec![0.0; count * n], vec![0.0; count * n]);
+                let jobs = [
+                    picked(Job::gated(&gate, &up, Act::Silu, &mut lifted), some),
+                    picked(Job::activated(&up, Act::Gelu, &mut activated), some),
+                ];
+                product(&pool, &acts, &mut { jobs }).expect("shapes fit");
+                let (mut one, mut two) = (Activations::on(tier), Activations::on(tier));
+                let (to_one, to_two) = (one.begin(count, n, form), two.begin(count, n, form));
+                let jobs = [
+                    picked(Job::gated(&gate, &up, Act::Silu, &mut []).load(&to_one), some),
+                    picked(Job::activated(&up, Act::Gelu, &mut []).load(&to_two), some),
+                ];
+                product(&pool, &acts, &mut { jobs }).expect("shapes fit");
+                assert_eq!((to_one.finish(), to_two.finish()), (Ok(()), Ok(())));
+                for (values, loaded) in [(&lifted, &one), (&activated, &two)] {
+                    later.load(&pool, values, count, n, form).expect("finite");
+                    assert_eq!(finish(&later), finish(loaded), "{tier} {next}");
+                }
+            }
+            // A row that overflows is told of, and spoils no other.
+            x[4 * k..5 * k].fill(f32::MAX / 1e3);
+            acts.load(&pool, &x, rows, k, Forms::INT8).expect("finite");
+            let mut loaded = Activations::on(tier);
+            let to = loaded.begin(rows, n, form);
+            let mut jobs = [Job::gated(&up, &up, Act::Silu, &mut []).load(&to)];
+            product(&pool, &acts, &mut jobs).expect("shapes fit");
+            assert_eq!(to.finish().expect_err("an overflow").row, 4);
+            let x = &mut x[4 * k..5 * k];
+            x.iter_mut().enumerate().for_each(|(i, x)| *x = i as f32 / 64.0);
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "written twice")]
+fn activations_are_not_loaded_by_two_jobs() {
+    let pool = Pool::new(2);
+    let Case { matrix, .. } = case(Dtype::F32, 32, 32);
+    let (mut acts, mut loaded) = (Activations::new(), Activations::new());
+    acts.load(&pool, &[1.0; 64], 2, 32, Forms::F32).expect("finite");
+    let to = loaded.begin(2, 32, Forms::F32);
+    let job = || Job::store(&matrix, &mut []).load(&to);
+    let _ = product(&pool, &acts, &mut [job(), job()]);
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_nothing_written() {
     let pool = Pool::new(2);
     let Case { matrix, bytes, .. } = case(Dtype::Q8_0, 20, 64);

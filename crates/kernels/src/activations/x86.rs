@@ -1,7 +1,8 @@
-//! The integer form with AVX-512: what [`super::quantize_group`] computes, bit for bit, at a third of its instructions.
+//! The integer form with AVX-512: what [`super::row`] computes, bit for bit, at a third of its instructions.
 use std::arch::x86_64::*;
 
-use super::{RECORD, finish, scales};
+use super::RECORD;
+use super::row::{finish, scales};
 use crate::dtype::GROUP;
 
 /// Writes the record of every whole group of `x`; the largest magnitude, as bits.

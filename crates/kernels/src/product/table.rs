@@ -101,13 +101,12 @@ mod bf16 {
     use std::arch::x86_64::*;
 
     use super::*;
-    use crate::pack::COLUMNS;
     use crate::product::x86::Avx512;
 
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn pairs<const R: usize>(on: Operands) {
         // SAFETY: the operands point to a whole bf16 tile, `R` rows of `k` (a multiple of 4) bf16 inputs and room for
-        // `16 · R` outputs. `__m512bh` is any 64 bytes.
+        // 16 outputs of each. `__m512bh` is any 64 bytes.
         unsafe {
             let rows: [*const i32; R] = std::array::from_fn(|r| (*on.rows.add(r)).cast());
             let load = |at: usize| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(on.tile.add(at).cast()));
@@ -126,7 +125,7 @@ mod bf16 {
                 }
             }
             for r in 0..R {
-                _mm512_storeu_ps(on.out.add(r * COLUMNS), _mm512_add_ps(first[r], second[r]));
+                _mm512_storeu_ps(on.out.add(r * on.stride), _mm512_add_ps(first[r], second[r]));
             }
         }
     }

@@ -6,7 +6,7 @@
 use super::columns::Columns;
 use crate::activations::RECORD_BYTES;
 use crate::dtype::{Dtype, GROUP};
-use crate::pack::{COLUMNS, LINE, code_bytes, groups_per_block, scale_bytes};
+use crate::pack::{LINE, code_bytes, groups_per_block, scale_bytes};
 
 /// What a kernel works on.
 #[derive(Clone, Copy)]
@@ -19,8 +19,10 @@ pub(crate) struct Operands {
     pub k: usize,
     /// One pointer for each row, to its activations.
     pub rows: *const *const u8,
-    /// 16 outputs for each row, one row after the other.
+    /// 16 outputs for each row.
     pub out: *mut f32,
+    /// Values from one row's outputs to the next.
+    pub stride: usize,
 }
 
 /// How far ahead of the sums the weights are asked for, in bytes; 0 where the processor's own prefetcher does better.
@@ -171,7 +173,7 @@ pub(crate) unsafe fn int8<C: Columns, F: Format, const R: usize>(on: Operands) {
             codes = codes.add(scale_bytes);
         }
         for (r, total) in total.into_iter().enumerate() {
-            C::store(on.out.add(r * COLUMNS), total);
+            C::store(on.out.add(r * on.stride), total);
         }
     }
 }
@@ -345,7 +347,7 @@ pub(crate) unsafe fn floats<C: Columns, F: Floats, const R: usize>(on: Operands)
             }
         }
         for r in 0..R {
-            C::store(on.out.add(r * COLUMNS), C::add(even[r], odd[r]));
+            C::store(on.out.add(r * on.stride), C::add(even[r], odd[r]));
         }
     }
 }

@@ -24,7 +24,6 @@ pub(super) struct Route {
     /// Weight of each of those rows.
     weights: Vec<Vec<f32>>,
     acts: Activations,
-    lifted: Vec<f32>,
     down: Vec<f32>,
     sum: Vec<f32>,
 }
@@ -56,11 +55,10 @@ impl Decoder {
                 continue;
             }
             let wide = expert.up.n();
-            let lifted = sized(&mut route.lifted, mine.len() * wide);
-            let job = Job::gated(&expert.gate, &expert.up, choice.act, lifted).of_rows(mine);
-            self.product(&work.acts, &mut [job]);
-            let lifted = &route.lifted[..mine.len() * wide];
-            if let Err(found) = route.acts.load(&self.pool, lifted, mine.len(), wide, expert.down.form()) {
+            let lifted = route.acts.begin(mine.len(), wide, expert.down.form());
+            let job = Job::gated(&expert.gate, &expert.up, choice.act, &mut []).of_rows(mine);
+            self.product(&work.acts, &mut [job.load(&lifted)]);
+            if let Err(found) = lifted.finish() {
                 bad.get_or_insert(mine[found.row] as usize);
             }
             let down = sized(&mut route.down, mine.len() * width);

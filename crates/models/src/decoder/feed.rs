@@ -25,12 +25,23 @@ impl Decoder {
             Feed::Dense { act, gate, up, down } => {
                 let form = gate.as_ref().map_or(up.weights.form(), |g| g.weights.form() | up.weights.form());
                 self.prepare(index, &work.active, norm, x, rows, form, &mut work.h, &mut work.acts)?;
-                let wide = up.weights.n();
-                self.lift(index, *act, gate.as_ref(), up, step, work, rows);
                 let form = down.weights.form();
-                let h = &work.gate[..rows * wide];
-                work.acts.load(&self.pool, h, rows, wide, form).map_err(|b| not_finite(&work.active, b.row, index))?;
-                self.join(down.into(), layer.feed_post.as_ref(), &work.acts, &mut work.h, x);
+                let clamped = step.edits.iter().any(|(_, e)| e.clamps.iter().any(|c| c.layer as usize == index));
+                let lifted = if clamped {
+                    self.lift(index, *act, gate.as_ref(), up, step, work, rows);
+                    let h = &work.gate[..rows * up.weights.n()];
+                    work.lifted.load(&self.pool, h, rows, up.weights.n(), form)
+                } else {
+                    let to = work.lifted.begin(rows, up.weights.n(), form);
+                    let job = match gate {
+                        Some(gate) => Job::gated(gate, up, *act, &mut []),
+                        None => Job::activated(up, *act, &mut []),
+                    };
+                    self.product(&work.acts, &mut [job.load(&to)]);
+                    to.finish()
+                };
+                lifted.map_err(|bad| not_finite(&work.active, bad.row, index))?;
+                self.join(down.into(), layer.feed_post.as_ref(), &work.lifted, &mut work.h, x);
                 Ok(())
             }
             Feed::Sparse { act, router, experts, per_token, normalize } => {
@@ -42,7 +53,8 @@ impl Decoder {
         }
     }
 
-    /// `work.gate = act(gate) * up`, or `act(up)` without a gate; neurons clamped where a request asks.
+    /// `work.gate = act(gate) * up`, or `act(up)` without a gate, neurons clamped where a request asks: values that are not
+    /// clamped are those of the product that does it all.
     #[expect(clippy::too_many_arguments, reason = "the parts of a layer")]
     fn lift(
         &self,
@@ -55,38 +67,26 @@ impl Decoder {
         rows: usize,
     ) {
         let wide = up.weights.n();
-        let clamped = step.edits.iter().any(|(_, e)| e.clamps.iter().any(|c| c.layer as usize == index));
         let out = sized(&mut work.gate, rows * wide);
-        match gate {
-            Some(gate) if !clamped => {
-                self.product(&work.acts, &mut [Job::gated(gate, up, act, out)]);
-            }
-            Some(gate) => {
-                let lifted = sized(&mut work.up, rows * wide);
-                let mut jobs = [Job::store(gate, out), Job::store(up, lifted)];
-                self.product(&work.acts, &mut jobs);
-                let (out, lifted) = (&mut work.gate[..], &mut work.up[..]);
-                let active = &work.active;
-                let clamps = |row: usize| clamps(step, index, active.get(row).map_or(row, |&r| r as usize));
-                each_row3(&self.pool, rows, (out, wide), (lifted, wide), (&mut [], 0), &|row, out, up, _| {
-                    clamps(row).for_each(|c| c.lift(up));
-                    let gate = out.to_vec();
-                    act::gate(act, &gate, up, out);
-                    clamps(row).for_each(|c| c.post(out));
-                });
-            }
-            None if !clamped => self.product(&work.acts, &mut [Job::activated(up, act, out)]),
-            None => {
-                self.product(&work.acts, &mut [Job::store(up, out)]);
-                let active = &work.active;
-                omnidecode_kernels::rows::each_row(&self.pool, rows, &mut work.gate, wide, &|row, out| {
-                    let row = active.get(row).map_or(row, |&r| r as usize);
-                    clamps(step, index, row).for_each(|c| c.lift(out));
-                    act::apply(act, out);
-                    clamps(step, index, row).for_each(|c| c.post(out));
-                });
-            }
-        }
+        let active = &work.active;
+        let clamps = |row: usize| clamps(step, index, active.get(row).map_or(row, |&r| r as usize));
+        let Some(gate) = gate else {
+            self.product(&work.acts, &mut [Job::store(up, out)]);
+            return omnidecode_kernels::rows::each_row(&self.pool, rows, &mut work.gate, wide, &|row, out| {
+                clamps(row).for_each(|c| c.lift(out));
+                act::apply(act, out);
+                clamps(row).for_each(|c| c.post(out));
+            });
+        };
+        let lifted = sized(&mut work.up, rows * wide);
+        self.product(&work.acts, &mut [Job::store(gate, out), Job::store(up, lifted)]);
+        let (out, lifted) = (&mut work.gate[..], &mut work.up[..]);
+        each_row3(&self.pool, rows, (out, wide), (lifted, wide), (&mut [], 0), &|row, out, up, _| {
+            clamps(row).for_each(|c| c.lift(up));
+            let gate = out.to_vec();
+            act::gate(act, &gate, up, out);
+            clamps(row).for_each(|c| c.post(out));
+        });
     }
 }
 

@@ -75,9 +75,12 @@ struct Work {
     v: Vec<f32>,
     /// What attention or the feed-forward part gives back.
     y: Vec<f32>,
+    /// Where neurons are clamped, `act(gate) * up` and `up`.
     gate: Vec<f32>,
     up: Vec<f32>,
     acts: Activations,
+    /// What the feed-forward part's last product reads.
+    lifted: Activations,
     sight: attention::Layout,
     /// Rows of the step that run in the current layer; empty stands for all.
     active: Vec<u32>,

@@ -229,6 +229,7 @@ fn half(x: f32) -> [u8; 2] {
 }
 
 /// A copy of a golden model in bf16.
+#[cfg(feature = "emulator")]
 pub fn in_bf16(case: &str) -> tempfile::TempDir {
     let place = tempfile::tempdir().expect("a folder");
     let config = std::fs::read_to_string(folder(case).join("config.json")).expect("read");
