@@ -62,37 +62,63 @@ def beside(
             yield {**row, "seconds": sides, "stolen_ticks": stolen}
 
 
-def recycling(ours: Ours, per_task: int, tokens: int, turns: int, tag: dict[str, Any]) -> Iterator[dict]:
-    """Token Recycling over plain decoding, by prompt: with a table that has seen the answer, and with an empty one."""
+TABLES = ("cold", "warm", "seen")
+
+
+def recycling(model: str, threads: int, per_task: int, tokens: int, turns: int) -> Iterator[dict]:
+    """Token Recycling over plain decoding by prompt, in three states of its table, and prompt lookup over plain.
+
+    Each turn has an engine of its own. Its table is filled by other prompts of the same tasks; then every prompt is read by a
+    plain run that is dropped, and answered with no table (cold), with the engine's, which has not met this prompt (warm), and
+    with the engine's once more, which holds its answer now (seen).
+    """
     lines = (ROOT / "tests/data/spec_bench_64.jsonl").read_text(encoding="utf-8").splitlines()
     tasks: dict[str, list[str]] = {}
     for line in map(json.loads, lines):
         tasks.setdefault(line["task"], []).append(line["prompt"])
-    params = ours.sampling(temperature=0, max_tokens=tokens)
+    mixed = [(task, text) for texts in zip(*(t[:per_task] for t in tasks.values())) for task, text in zip(tasks, texts)]
+    others = [text for texts in zip(*(t[per_task : 2 * per_task] for t in tasks.values())) for text in texts]
+    assert len(others) == len(mixed), f"expected two times --per-task prompts of each task, found {len(others)} others"
     sides: dict[str, Any] = {
         "plain": "plain",
-        "seen": "token-recycling",
+        "prompt-lookup": "prompt-lookup",
         "cold": {"name": "token-recycling", "table": "request"},
+        "warm": "token-recycling",
+        "seen": "token-recycling",
     }
-    for task, texts in tasks.items():
-        for text in texts[:per_task]:
-            answers: set[tuple[int, ...]] = set()
+    seconds: list[dict[str, list[float]]] = [{name: [] for name in sides} for _ in mixed]
+    counts: list[dict[str, Any]] = [{} for _ in mixed]
+    before = steal()
+    for turn in range(turns):
+        ours = Ours(model, threads)
+        params = ours.sampling(temperature=0, max_tokens=tokens)
 
-            def run(strategy: Any, text: str = text, answers: set = answers) -> float:
-                start = time.perf_counter()
-                out = ours.llm.chat([{"role": "user", "content": text}], params, strategy=strategy)[0]
-                seconds = time.perf_counter() - start
+        def run(text: str, strategy: Any, ours: Ours = ours, params: Any = params) -> tuple[float, Any]:
+            start = time.perf_counter()
+            out = ours.llm.chat([{"role": "user", "content": text}], params, strategy=strategy)[0]
+            return time.perf_counter() - start, out
+
+        for text in others:
+            run(text, "token-recycling")
+        for (task, text), times, count in zip(mixed, seconds, counts):
+            answers = {tuple(run(text, "plain")[1].outputs[0].token_ids)}
+            # Plain goes first and last by turns, so that a machine that grows slower or faster favours nobody.
+            names = list(sides) if turn % 2 == 0 else [*list(sides)[1:], "plain"]
+            for name in names:
+                took, out = run(text, sides[name])
+                times[name].append(took)
                 answers.add(tuple(out.outputs[0].token_ids))
-                return seconds
-
-            # The turn that is dropped reads the prompt and shows its answer to the engine's table.
-            seconds, stolen = alternate(turns, {name: lambda _, s=s: run(s) for name, s in sides.items()})
+                count[name] = {key: getattr(out.usage, key) for key in ("forwards", "rows", "drafted", "accepted")}
             assert len(answers) == 1, f"{task}: not the same tokens"
-            median = {name: statistics.median(times) for name, times in seconds.items()}
-            row = {**tag, "task": task, "prompt": text[:60], "tokens": len(answers.pop()), "seconds": seconds}
-            for table in ("seen", "cold"):
-                what = f"token-recycling {table}"
-                yield {**row, "what": what, "ratio": median["plain"] / median[table], "stolen_ticks": stolen}
+            count["tokens"] = len(answers.pop())
+        ours.llm.close()
+    stolen = steal() - before
+    for (task, text), times, count in zip(mixed, seconds, counts):
+        median = {name: statistics.median(values) for name, values in times.items()}
+        row = {"model": Path(model).name, "task": task, "prompt": text[:60], **count, "seconds": times}
+        for name in ("prompt-lookup", *TABLES):
+            what = f"token-recycling {name}" if name in TABLES else name
+            yield {**row, "what": what, "ratio": median["plain"] / median[name], "stolen_ticks": stolen}
 
 
 def bandwidth(threads: int) -> float | None:
@@ -124,7 +150,7 @@ def main() -> None:
     parser.add_argument("--together", metavar="MODEL", help="8 requests at once against one")
     parser.add_argument("--recycling", metavar="MODEL", help="Token Recycling against plain, on Spec-Bench prompts")
     parser.add_argument("--per-task", type=int, default=2, help="Spec-Bench prompts of each task")
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of a Spec-Bench answer")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of a Spec-Bench answer")
     parser.add_argument("--contexts", default="64,512,2048")
     parser.add_argument("--keep-prompt", action="store_true", help="one prompt for all turns: decoding only")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -186,16 +212,15 @@ def main() -> None:
             add({**tag, "ratio": eight / one, "tokens_per_s": raw, "stolen_ticks": stolen})
         ours.llm.close()
     if args.recycling:
-        ours = Ours(args.recycling, args.threads)
-        for row in recycling(ours, args.per_task, args.tokens, args.turns, {"model": Path(args.recycling).name}):
+        for row in recycling(args.recycling, args.threads, args.per_task, args.tokens, args.turns):
             add(row)
-        for table in ("token-recycling seen", "token-recycling cold"):
+        for what in ("prompt-lookup", *(f"token-recycling {table}" for table in TABLES)):
             by_task: dict[str, list[float]] = {}
             for row in rows:
-                if row["what"] == table:
+                if row["what"] == what:
                     by_task.setdefault(row["task"], []).append(row["ratio"])
             mean = statistics.mean(map(statistics.mean, by_task.values()))
-            print(f"{table}: mean over tasks {mean:.2f}x, worst {min(map(min, by_task.values())):.2f}x")
+            print(f"{what}: mean over tasks {mean:.2f}x, worst {min(map(min, by_task.values())):.2f}x")
     record["runs"].append(run)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(record, indent=1) + "\n")

@@ -48,20 +48,29 @@ impl CostModel {
     /// A forward took so long. Forwards of sizes between the kept ones are not used: the kept ones are common.
     pub fn record(&mut self, rows: usize, places: usize, nanoseconds: f64) {
         let Ok(size) = SIZES.binary_search(&rows) else { return };
-        let time = &mut self.times[Self::context(places)][size];
-        // A forward that another process interrupted says little about this machine.
-        let sample = if *time > 0.0 { nanoseconds.min(2.0 * *time) } else { nanoseconds };
-        *time = if *time > 0.0 { 0.9 * *time + 0.1 * sample } else { sample };
+        let context = Self::context(places);
+        let expected = self.expected(size, context);
+        // A forward that another process interrupted says little about this machine, and the first one at this context no
+        // more than any other: a draft that it made look dear would not be tried again.
+        let time = |expected: f64| 0.9 * expected + 0.1 * nanoseconds.min(2.0 * expected);
+        self.times[context][size] = expected.map_or(nanoseconds, time);
+    }
+    /// Nanoseconds of a forward at a context: as it was seen there, else as many times one row there as it was at the
+    /// nearest context where it was seen.
+    fn expected(&self, size: usize, context: usize) -> Option<f64> {
+        let seen = |context: usize, size: usize| Some(self.times[context][size]).filter(|&time| time > 0.0);
+        seen(context, size).or_else(|| {
+            let mut near: Vec<usize> = (0..CONTEXTS).filter(|&c| c != context && seen(c, 0).is_some()).collect();
+            near.sort_by_key(|c| c.abs_diff(context));
+            let one = seen(context, 0).or_else(|| seen(*near.first()?, 0))?;
+            near.iter().find_map(|&c| Some(one * seen(c, size)? / seen(c, 0)?))
+        })
     }
     fn points(&self, places: usize) -> Option<Vec<(usize, f64)>> {
-        let wanted = Self::context(places) as isize;
-        let mut order: Vec<usize> = (0..CONTEXTS).collect();
-        order.sort_by_key(|&c| (c as isize - wanted).abs());
-        order.into_iter().find_map(|c| {
-            let known = SIZES.iter().zip(&self.times[c]).filter(|(_, t)| **t > 0.0).map(|(&n, &t)| (n, t));
-            let known: Vec<_> = known.collect();
-            (known.len() >= 2 && known[0].0 == 1).then_some(known)
-        })
+        let context = Self::context(places);
+        let known = |(size, &rows): (usize, &usize)| Some((rows, self.expected(size, context)?));
+        let known: Vec<_> = SIZES.iter().enumerate().filter_map(known).collect();
+        (known.len() >= 2 && known[0].0 == 1).then_some(known)
     }
     /// Nanoseconds of a forward of one row, if it was measured.
     pub fn one(&self, places: usize) -> Option<f64> {
@@ -102,33 +111,39 @@ impl CostModel {
 const PATIENCE: Duration = Duration::from_millis(150);
 
 /// Time forwards on an idle network whose KV store holds nothing yet. A model too large to be measured in [`PATIENCE`] is
-/// measured less often, and at fewer sizes: one row and another at least.
+/// measured less often, and at fewer sizes: one row and another at least, once each.
 pub(crate) fn calibrate(network: &mut dyn Network, cost: &Cost, pages: usize, tail: usize, model: &mut CostModel) {
     let Cost::Measured { rows, context } = cost else { return };
     let longest = network.card().context;
     let context = (*context).min(pages * PAGE).min(longest / 2);
     let room = longest - context;
     let begin = Instant::now();
-    let mut known = 0;
-    for &n in rows {
-        if n == 0 || n > tail || n > room || (known >= 2 && begin.elapsed() > PATIENCE) {
-            continue;
-        }
-        let step = probe(n, context, pages);
-        let mut best = f64::INFINITY;
-        for turn in 0..3 {
-            // The first forward of all wakes threads and fills buffers.
-            if turn > 0 && (known > 0 || turn > 1) && begin.elapsed() > PATIENCE {
-                break;
+    let mut sizes: Vec<(usize, Step, f64)> = rows
+        .iter()
+        .filter(|&&n| n > 0 && n <= tail && n <= room)
+        .map(|&n| (n, probe(n, context, pages), f64::INFINITY))
+        .collect();
+    let mut run = |step: &Step| {
+        let clock = Instant::now();
+        network.run(step, &mut |_, _| {}, &mut |_, _| {}).ok()?;
+        Some(clock.elapsed().as_nanos() as f64)
+    };
+    // The first forward of all wakes threads and fills buffers. Then all sizes by turns, the best of each: what slows the machine
+    // for a while slows all of them.
+    if sizes.first().is_none_or(|first| run(&first.1).is_none()) {
+        return;
+    }
+    'measure: for turn in 0..3 {
+        for (at, (_, step, best)) in sizes.iter_mut().enumerate() {
+            if (turn > 0 || at > 1) && begin.elapsed() > PATIENCE {
+                break 'measure;
             }
-            let clock = Instant::now();
-            if network.run(&step, &mut |_, _| {}, &mut |_, _| {}).is_err() {
-                return;
-            }
-            best = best.min(clock.elapsed().as_nanos() as f64);
+            let Some(time) = run(step) else { return };
+            *best = best.min(time);
         }
+    }
+    for (n, _, best) in sizes.into_iter().filter(|size| size.2.is_finite()) {
         model.record(n, context, best);
-        known += 1;
     }
 }
 
@@ -182,5 +197,24 @@ mod tests {
         assert!((m.relative(4, 100_000) - 1.2).abs() < 1e-6, "the nearest context that is known");
         m.record(1, 100, 1e9);
         assert!(m.relative(4, 100) > 1.0, "one hiccup does not count for much");
+    }
+
+    /// A context where few sizes were seen knows the others from its neighbours, and what is seen there first is not taken for
+    /// the truth.
+    #[test]
+    fn contexts_help_each_other() {
+        let mut m = CostModel::new(&Cost::Learned);
+        [(1, 10.0), (2, 11.0), (4, 12.0), (8, 16.0)].iter().for_each(|&(rows, time)| m.record(rows, 300, time));
+        assert!((m.relative(8, 5000) - 1.6).abs() < 1e-9 && m.one(5000) == Some(10.0));
+        for _ in 0..200 {
+            m.record(1, 5000, 20.0);
+            m.record(2, 5000, 22.0);
+        }
+        assert!((m.relative(2, 5000) - 1.1).abs() < 1e-3);
+        assert!((m.relative(8, 5000) - 1.6).abs() < 1e-3, "{}: not four times two rows", m.relative(8, 5000));
+        m.record(4, 5000, 1e9);
+        assert!(m.relative(4, 5000) < 1.33, "{}: one hiccup", m.relative(4, 5000));
+        (0..200).for_each(|_| m.record(8, 5000, 40.0));
+        assert!((m.relative(8, 5000) - 2.0).abs() < 1e-3, "what is seen there counts in the end");
     }
 }

@@ -29,6 +29,9 @@ crate::params! {
     window: usize = 16, within 3.0, 4096.0;
     /// Whether the whole prompt sharpens the table once; the paper learns of its end alone, false.
     learn_prompt: bool = true;
+    /// Whether the successors of the last token alone are tried where nothing is known of the last two; the paper's table
+    /// holds tri-grams only, false.
+    backoff: bool = true;
     /// Worth of a path: `sum` of its tri-grams' weights, or that of the first release, `reference`, nearly always 1.
     reward: String = "sum".into(), one_of "sum", "reference";
     /// Which sentences go when there are too many nodes: the least visited, or, as in the first release, the longest.
@@ -64,7 +67,7 @@ impl System for Params {
                 let Table { trigrams, odds } = &mut *table.borrow_mut();
                 let text = seq.tokens();
                 for end in known.max(2)..text.len() {
-                    odds.learn(trigrams.after((text[end - 2], text[end - 1])), text[end]);
+                    odds.learn(trigrams, (text[end - 2], text[end - 1]), text[end]);
                 }
                 known = text.len();
                 trigrams.learn(&text[text.len().saturating_sub(self.window)..], self.step as f32);
@@ -89,7 +92,7 @@ impl Params {
     fn open(&self, seq: &Sequence) -> Result<Rc<RefCell<Table>>> {
         let tables = seq.resource(Tables::default);
         let mut tables = tables.borrow_mut();
-        let found = tables.get(self.corpus.as_deref(), seq.card().vocab, self.table == "engine");
+        let found = tables.get(self.corpus.as_deref(), seq.card().vocab, self.backoff, self.table == "engine");
         found.map_err(|e| Error::Strategy(format!("aded: the corpus {:?}: {e}", self.corpus.as_deref().unwrap_or(""))))
     }
     /// Search, and the tree of what was found: a function of the table, the text's last two tokens and the key.

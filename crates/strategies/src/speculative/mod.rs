@@ -1,10 +1,12 @@
 //! Draft, verify in one forward, keep what the target agrees with.
 pub mod aded;
+mod candidates;
 pub mod corpus;
 pub mod draft_model;
 pub mod drafting;
 pub mod dyspec;
 pub mod kangaroo;
+pub mod ngrams;
 pub mod prompt_lookup;
 pub mod rsd_c;
 pub mod rsd_s;

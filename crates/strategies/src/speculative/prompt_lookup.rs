@@ -2,12 +2,12 @@
 //!
 //! The longest recent n-gram that occurred before is followed by what followed it then. How long a draft is tried
 //! depends on how often such drafts were right, and on what rows cost here.
+use super::ngrams::Index;
 use super::worth;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
 use omnidecode_core::tree::{DraftTree, Proposal};
 use omnidecode_engine::{Guarantee, Plan, Readout, Result, Sequence};
-use std::collections::HashMap;
 
 crate::params! {
     /// Longest n-gram that is looked up, in tokens.
@@ -42,12 +42,13 @@ impl System for Params {
     }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
-        let mut index = Index::default();
+        let mut index = Index::new(self.min_ngram..=self.max_ngram);
         // Share of drafted tokens that were right, by length of the n-gram that found them.
         let mut right = vec![0.5; self.max_ngram + 1];
         let mut next = seq.next(Readout::CHOICE).await?.root().choice();
         while seq.push(next)?.is_some() {
-            let found = index.follow(seq.tokens(), &self);
+            index.read(seq.tokens());
+            let found = index.after(seq.tokens()).last();
             let room = seq.room().saturating_sub(1);
             let mut draft: &[Token] = found.map_or(&[], |(_, at)| &seq.tokens()[at..]);
             draft = &draft[..draft.len().min(self.max_tokens).min(room)];
@@ -70,48 +71,5 @@ impl System for Params {
             next = seq.accept(&verdict)?;
         }
         Ok(())
-    }
-}
-
-/// Where each n-gram of the text ended last, so that a look-up does not walk the text.
-#[derive(Default)]
-struct Index {
-    ends: HashMap<Vec<Token>, usize>,
-    seen: usize,
-}
-impl Index {
-    /// Length of the longest n-gram at the end of `tokens` that occurred before, and the place after its last
-    /// occurrence.
-    fn follow(&mut self, tokens: &[Token], p: &Params) -> Option<(usize, usize)> {
-        // Every n-gram that has a token after it.
-        for end in self.seen.max(1)..tokens.len() {
-            for n in p.min_ngram..=p.max_ngram.min(end) {
-                self.ends.insert(tokens[end - n..end].to_vec(), end);
-            }
-        }
-        self.seen = tokens.len();
-        let longest = p.max_ngram.min(tokens.len());
-        (p.min_ngram..=longest).rev().find_map(|n| Some((n, *self.ends.get(&tokens[tokens.len() - n..])?)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_and_latest_match_wins() {
-        let p = Params::default();
-        let naive = |tokens: &[Token]| {
-            (p.min_ngram..=p.max_ngram.min(tokens.len())).rev().find_map(|n| {
-                let tail = &tokens[tokens.len() - n..];
-                (n..tokens.len()).rev().find(|&end| tokens[end - n..end] == *tail).map(|end| (n, end))
-            })
-        };
-        let text: Vec<Token> = (0..400u32).map(|i| (i * i * 7 + i / 3) % 5).collect();
-        let mut index = Index::default();
-        for n in (1..text.len()).step_by(3) {
-            assert_eq!(index.follow(&text[..n], &p), naive(&text[..n]), "after {n} tokens");
-        }
     }
 }

@@ -24,6 +24,7 @@ mod search;
 mod search_models;
 mod superposed;
 mod tiny_models;
+mod token_recycling;
 mod two_models;
 mod wrong_controls;
 mod zero_tuning;
