@@ -252,7 +252,8 @@ mod tests {
     use super::*;
 
     fn no_ngrams() -> Index {
-        Index::new(1..=0)
+        let longest = 0;
+        Index::new(1..=longest)
     }
 
     #[test]

@@ -44,7 +44,8 @@ mod tests {
     #[test]
     fn every_match_at_its_latest_place() {
         let text: Vec<Token> = (0..400u32).map(|i| (i * i * 7 + i / 3) % 5).collect();
-        for lengths in [1..=3, 2..=5, 1..=1, 4..=3] {
+        for (shortest, longest) in [(1, 3), (2, 5), (1, 1), (4, 3)] {
+            let lengths = shortest..=longest;
             let mut index = Index::new(lengths.clone());
             for length in (1..text.len()).step_by(3) {
                 let text = &text[..length];
