@@ -17,8 +17,10 @@ from .hub import locate
 __all__ = ["doctor"]
 
 _SWITCHES = (
+    "OMNIDECODE_NUM_THREADS",
     "OMP_NUM_THREADS",
     "RAYON_NUM_THREADS",
+    "OMNIDECODE_PIN_THREADS",
     "HF_HOME",
     "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",

@@ -9,6 +9,10 @@
 //! Each thread begins with a stretch of neighbouring chunks of its own, so that it reads memory as one stream, and then
 //! takes what is left of the others' stretches from their ends.
 
+mod processors;
+
+pub use processors::default_threads;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -101,11 +105,14 @@ struct Crew {
 /// from inside a chunk runs in place.
 pub struct Pool {
     threads: usize,
+    /// The processor of each thread, the caller's first; none where threads are free.
+    seats: Box<[usize]>,
     crew: AtomicPtr<Crew>,
 }
 
 thread_local! {
     static IN_CHUNK: Cell<bool> = const { Cell::new(false) };
+    static PINNED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Counts the forks that led to this process, so that a dispatch can tell without a system call that its threads are gone.
@@ -125,25 +132,30 @@ fn generation() -> u32 {
     FORKS.load(Ordering::Relaxed)
 }
 
-/// The number of threads to use: the first of OMNIDECODE_NUM_THREADS, OMP_NUM_THREADS and RAYON_NUM_THREADS that holds a
-/// positive number, else what the affinity mask and the cgroup's processor quota leave to this process.
-pub fn default_threads() -> usize {
-    ["OMNIDECODE_NUM_THREADS", "OMP_NUM_THREADS", "RAYON_NUM_THREADS"]
-        .into_iter()
-        .find_map(|name| threads_in(&std::env::var(name).ok()?))
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-/// A thread count as OpenMP writes it: the first of a comma-separated list; nothing where that is no positive number.
-fn threads_in(text: &str) -> Option<usize> {
-    text.split(',').next()?.trim().parse().ok().filter(|&threads| threads > 0)
-}
-
 impl Pool {
     /// A pool of `threads` threads, the caller among them (0 counts as 1). Its workers start with the first loop.
     pub fn new(threads: usize) -> Pool {
         generation();
-        Pool { threads: threads.max(1), crew: AtomicPtr::new(std::ptr::null_mut()) }
+        let threads = threads.max(1);
+        let pinned = std::env::var("OMNIDECODE_PIN_THREADS").is_ok_and(|text| text.trim() == "1");
+        Pool::on(threads, if pinned { processors::seats(threads) } else { [].into() })
+    }
+
+    fn on(threads: usize, seats: Box<[usize]>) -> Pool {
+        Pool { threads, seats, crew: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// Keeps the calling thread, which is the one that runs all loops, on a processor of its own, if the pool is pinned.
+    ///
+    /// It is where `OMNIDECODE_PIN_THREADS` was 1 when it was made and there was a processor for each thread: each worker
+    /// then stays on its own. That keeps caches warm on a machine that runs nothing else; two pinned processes would
+    /// fight for the same processors, so it is not the default.
+    pub fn pin_caller(&self) {
+        if let Some(&processor) = self.seats.first()
+            && !PINNED.replace(true)
+        {
+            processors::pin(processor);
+        }
     }
 
     /// Threads that share a loop, the caller among them.
@@ -185,7 +197,7 @@ impl Pool {
 
     #[cold]
     fn hire(&self, old: *mut Crew) -> &Crew {
-        let crew = Box::into_raw(Box::new(Crew::new(self.threads - 1)));
+        let crew = Box::into_raw(Box::new(Crew::new(self.threads - 1, &self.seats)));
         match self.crew.compare_exchange(old, crew, Ordering::AcqRel, Ordering::Acquire) {
             // SAFETY: just made, and owned by the pool from here on. What stood there before belongs to the parent process:
             // its locks may be held by threads that do not exist here, so it is left alone.
@@ -224,13 +236,15 @@ impl Drop for Pool {
 }
 
 impl Crew {
-    fn new(workers: usize) -> Crew {
+    fn new(workers: usize, seats: &[usize]) -> Crew {
         // Leaked on purpose while threads run: given back by `dismiss`, once they have ended.
         let shared: &'static Shared = Box::leak(Box::new(Shared::new(workers + 1)));
         let workers = (0..workers)
             .map_while(|index| {
                 let thread = std::thread::Builder::new().name(format!("omnidecode-{index}"));
+                let seat = seats.get(index + 1).copied();
                 let live = move || {
+                    seat.into_iter().for_each(processors::pin);
                     while shared.await_chunks(index + 1) {
                         shared.work(index + 1);
                     }

@@ -89,9 +89,35 @@ fn a_forked_child_gets_workers_of_its_own() {
 
 #[test]
 fn thread_counts_are_read_as_openmp_writes_them() {
-    assert_eq!(threads_in("4"), Some(4));
-    assert_eq!(threads_in(" 3,2"), Some(3));
-    assert_eq!(threads_in("0"), None);
-    assert_eq!(threads_in("many"), None);
+    assert_eq!(processors::threads_in("4"), Some(4));
+    assert_eq!(processors::threads_in(" 3,2"), Some(3));
+    assert_eq!(processors::threads_in("0"), None);
+    assert_eq!(processors::threads_in("many"), None);
     assert!(default_threads() >= 1);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn pinned_threads_have_a_processor_each() {
+    let mine = || processors::seats(1)[0];
+    // A pinned thread stays pinned, so the caller is a thread of its own.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let threads = std::thread::available_parallelism().map_or(1, usize::from).min(3);
+            let seats = processors::seats(threads);
+            let pool = Pool::on(threads, seats.clone());
+            pool.pin_caller();
+            assert_eq!(mine(), seats[0]);
+            let seen = Mutex::new(std::collections::BTreeMap::new());
+            for _ in 0..200 {
+                pool.run(64, &|_| {
+                    lock(&seen).insert(std::thread::current().name().map(str::to_owned), mine());
+                    std::thread::sleep(Duration::from_micros(20));
+                });
+            }
+            let seen: Vec<usize> = seen.into_inner().expect("no panic").into_values().collect();
+            assert_eq!(seen[..], seats[..], "the caller has no name and comes first");
+        });
+    });
+    assert!(processors::seats(4096).is_empty(), "more threads than processors stay free");
 }

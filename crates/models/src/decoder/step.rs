@@ -31,6 +31,7 @@ impl Network for Decoder {
         let mut kv = self.kv.take().ok_or_else(|| {
             NetworkError::Unsupported("expected `reserve` before the first step, found no KV store".into())
         })?;
+        self.pool.pin_caller();
         let mut work = std::mem::take(&mut self.work);
         let result = self.forward(step, &mut work, &mut kv).and_then(|()| self.read(step, &mut work, bend, each));
         self.work = work;
