@@ -36,6 +36,8 @@ class Job:
     judge: Judge | None = None
     #: Whether deltas carry the changes of a canvas.
     watch: bool = False
+    #: Whether nothing is to be sent before the end.
+    whole: bool = False
     outputs: list[CompletionOutput] = field(default_factory=list)
     #: Texts found beside the answers.
     found: list[CompletionOutput] = field(default_factory=list)
@@ -158,6 +160,7 @@ def gather_blocking(
     found: list[RequestOutput | OmnidecodeError] = []
     try:
         for job in jobs:
+            job.whole = True
             tickets.append(job.start(engine))
         for job, ticket in zip(jobs, tickets, strict=True):
             try:
@@ -176,6 +179,8 @@ def gather_blocking(
 
 async def gather_async(engine: _core.Engine, jobs: Sequence[Job]) -> list[RequestOutput]:
     """:func:`gather_blocking` for asyncio."""
+    for job in jobs:
+        job.whole = True
     streams = [AsyncTextStream(engine, job) for job in jobs]
     try:
         found = [await stream.finish() for stream in streams]

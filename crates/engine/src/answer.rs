@@ -1,9 +1,10 @@
 //! What is sent of a request's answer, and when it ends.
 use crate::canvas::Mark;
+use crate::handle::Outbox;
 use crate::judge::Judge;
 use crate::plan::LATENT;
 use crate::processor::LogitsProcessor;
-use crate::request::{Alternative, Delta, Event, Note, Outbox, Reason, StopReason, TokenLogprob};
+use crate::request::{Alternative, Delta, Event, Note, Reason, StopReason, TokenLogprob};
 use crate::sampling::Sampling;
 use crate::text::{Detokenizer, Text};
 use crate::usage::Origin;

@@ -77,8 +77,8 @@ impl<'s> Canvas<'s> {
             return Err(Error::ContextFull { place: places.end - 1, context: seq.rules.context });
         }
         let fresh = places.end - committed;
-        let tail = seq.shared.borrow_mut().clear_tail(seq.key);
-        drop(tail);
+        let old = seq.shared.borrow_mut().clear_tail(seq.key);
+        drop(old);
         seq.tokens.extend(std::iter::repeat_n(mask, fresh));
         let ban = seq.with(|s| {
             s.tokens.extend(std::iter::repeat_n(mask, fresh));
@@ -165,8 +165,9 @@ impl<'s> Canvas<'s> {
         let Look { places, mask, refresh, read, about, keep, rows, drafts, noise } = look;
         let about = if read.is_nothing() { Vec::new() } else { about.unwrap_or_else(|| places.clone()) };
         for places in [&places, &about] {
-            let inside = places.iter().all(|p| self.places().contains(p));
-            if !inside || places.windows(2).any(|w| w[0] >= w[1]) {
+            let inside = |end: Option<&usize>| end.is_none_or(|p| self.places().contains(p));
+            let ascending = places.is_sorted_by(|a, b| a < b);
+            if !ascending || !inside(places.first()) || !inside(places.last()) {
                 return bad(format!(
                     "a look at places {places:?} of the canvas {:?}: give them ascending",
                     self.places()
@@ -180,11 +181,9 @@ impl<'s> Canvas<'s> {
             return bad("drafts of a window are plain tokens under the full mask, and are not stored".into());
         }
         // Row j of a shifting model speaks of place j + 1.
-        let speakers: Vec<usize> = about.iter().map(|p| p.saturating_sub(shift)).collect();
-        let mut run: Vec<usize> = places.iter().chain(&speakers).copied().collect();
-        run.sort_unstable();
-        run.dedup();
-        let Some(&from) = run.first() else { return bad("a look at nothing".into()) };
+        let speakers = about.iter().map(|p| p.saturating_sub(shift));
+        let run = union(&places, speakers.clone());
+        let (Some(&from), Some(&to)) = (run.first(), run.last()) else { return bad("a look at nothing".into()) };
         let copies = drafts.len().max(1);
         let mut entries = Vec::with_capacity(copies * run.len());
         for _ in 0..copies {
@@ -202,20 +201,28 @@ impl<'s> Canvas<'s> {
             };
             entries[k * run.len() + row] = Row::Token(token);
         }
-        let mut read_at: Vec<u32> =
-            speakers.iter().filter_map(|p| run.binary_search(p).ok()).map(|row| row as u32).collect();
-        read_at.dedup();
-        let read_at = (0..copies as u32).flat_map(|k| read_at.iter().map(move |r| (k, r)));
-        let offsets = run.iter().map(|p| (p - from) as u32);
+        let mut read_at = Vec::with_capacity(copies * about.len());
+        let mut row = 0;
+        for speaker in speakers {
+            row += run[row..].iter().take_while(|&&p| p < speaker).count();
+            if read_at.last() != Some(&(row as u32)) {
+                read_at.push(row as u32);
+            }
+        }
+        let once = read_at.len();
+        (1..copies).for_each(|k| (0..once).for_each(|i| read_at.push(read_at[i] + (k * run.len()) as u32)));
+        // Without gaps places go without saying.
+        let gaps = to - from >= run.len() || matches!(mask, Mask::Tree(_));
+        let offsets = (0..if gaps { copies } else { 0 }).flat_map(|_| run.iter().map(|p| (p - from) as u32));
         let plan = Plan {
             rows: entries,
             mask: if drafts.is_empty() { mask } else { Mask::Copies(copies) },
             kv: if refresh { KvAction::Overwrite } else { KvAction::Discard },
             at: Some(from),
-            offsets: (0..copies).flat_map(|_| offsets.clone()).collect(),
+            offsets: offsets.collect(),
             keep,
             read,
-            at_rows: Rows::These(read_at.map(|(k, r)| k * run.len() as u32 + r).collect()),
+            at_rows: Rows::These(read_at),
             noise,
             ..Plan::default()
         };
@@ -343,6 +350,22 @@ impl<'s> Canvas<'s> {
         self.seq.tokens.extend_from_slice(&rest[ready..]);
         Ok(true)
     }
+}
+
+/// The places of two ascending lists, each once.
+fn union(one: &[usize], other: impl ExactSizeIterator<Item = usize>) -> Vec<usize> {
+    let mut all = Vec::with_capacity(one.len() + other.len());
+    let mut rest = one.iter().copied().peekable();
+    for place in other {
+        while let Some(before) = rest.next_if(|&p| p <= place) {
+            all.push(before);
+        }
+        if all.last() != Some(&place) {
+            all.push(place);
+        }
+    }
+    all.extend(rest);
+    all
 }
 
 impl Drop for Canvas<'_> {

@@ -26,8 +26,9 @@ impl Sequence {
         if self.finished() {
             return Ok(None);
         }
-        let tail = self.shared.borrow_mut().clear_tail(self.key);
-        let spoke = self.spoke.take().or_else(|| tail.outcome.as_ref().map(|(out, _)| (out.clone(), ROOT)));
+        let spoke = self.spoke.take().or_else(|| self.with(|s| s.tail.outcome.take()).map(|(out, _)| (out, ROOT)));
+        let old = self.shared.borrow_mut().clear_tail(self.key);
+        drop(old);
         let seen = spoke.as_ref().and_then(|(out, row)| out.at_if_read(*row));
         self.commit(token, seen, Origin::default());
         self.with(|s| {
@@ -250,8 +251,8 @@ impl Sequence {
         if self.tokens.len() >= context {
             return Err(Error::ContextFull { place: self.tokens.len(), context });
         }
-        let tail = self.shared.borrow_mut().clear_tail(self.key);
-        drop(tail);
+        let old = self.shared.borrow_mut().clear_tail(self.key);
+        drop(old);
         let (place, token) = (self.tokens.len(), row.token());
         self.tokens.push(token);
         let states = if self.output.is_some() {
@@ -306,7 +307,7 @@ impl Sequence {
         self.progress.latents = self.generated().iter().filter(|&&t| t == LATENT).count();
         let states = self.states();
         let mut guard = self.shared.borrow_mut();
-        let tail = guard.clear_tail(self.key);
+        let tail_states = guard.clear_tail(self.key);
         let inner = &mut *guard;
         let seq = &mut inner.seqs[self.key];
         seq.tokens.truncate(len);
@@ -314,7 +315,7 @@ impl Sequence {
         let old = std::mem::replace(&mut seq.states, states);
         seq.table.truncate(&mut inner.models[seq.model].pool, len);
         drop(guard);
-        drop((tail, old));
+        drop((tail_states, old));
     }
 }
 

@@ -1,9 +1,10 @@
 //! The engine thread and its door.
 use crate::error::{Error, Result};
 use crate::executor::{Executor, reserve};
+use crate::handle::Handle;
 use crate::inner::Config;
 use crate::mailbox::Mailbox;
-use crate::request::{Handle, Request};
+use crate::request::Request;
 use crate::usage::Stats;
 use omnidecode_models::{ModelCard, Network};
 use std::sync::Arc;

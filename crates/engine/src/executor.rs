@@ -3,11 +3,12 @@ use crate::answer::{Output, Rules};
 use crate::cost::{CostModel, calibrate};
 use crate::engine::NamedNetwork;
 use crate::error::{Error, Result};
+use crate::handle::{Line, Submission};
 use crate::inner::{Config, Inner, Meter, Model, Shared, TaskId};
 use crate::mailbox::Mailbox;
 use crate::plan::LATENT;
 use crate::processor::{LogitsProcessor, States};
-use crate::request::{Event, Finish, Guarantee, LocalFuture, Request, Submission};
+use crate::request::{Event, Finish, Guarantee, LocalFuture, Request};
 use crate::run::{Runner, message};
 use crate::schedule;
 use crate::sequence::{Opening, Sequence};
@@ -47,7 +48,7 @@ struct Task {
     flag: Arc<TaskWaker>,
     waker: Waker,
     output: Rc<RefCell<Output>>,
-    cancelled: Arc<AtomicBool>,
+    line: Arc<Line>,
     meter: Rc<RefCell<Meter>>,
     guarantee: Guarantee,
 }
@@ -199,7 +200,7 @@ impl Executor {
     /// Start requests, oldest first, as long as their prompts fit the pages that nobody waits for.
     fn admit(&mut self) {
         while let Some(sub) = self.waiting.front() {
-            if sub.cancelled.load(Ordering::Acquire) {
+            if sub.outbox.line.cancelled() {
                 self.waiting.pop_front().into_iter().for_each(abort);
                 continue;
             }
@@ -228,7 +229,8 @@ impl Executor {
         }
     }
     fn start(&mut self, sub: Submission) {
-        let Submission { request, outbox, cancelled } = sub;
+        let Submission { request, outbox } = sub;
+        let line = outbox.line.clone();
         self.next += 1;
         let meter = Rc::new(RefCell::new(Meter::default()));
         meter.borrow_mut().usage.prompt_tokens = request.prompt.len();
@@ -245,7 +247,7 @@ impl Executor {
         let flag = Arc::new(TaskWaker { key: entry.key(), queued: AtomicBool::new(true), mail: self.mail.clone() });
         self.ready.push(entry.key());
         let waker = flag.clone().into();
-        entry.insert(Task { future, waker, flag, output, cancelled, meter, guarantee });
+        entry.insert(Task { future, waker, flag, output, line, meter, guarantee });
     }
     /// What a claim is worth here: it is made for rows that do not depend on their company.
     fn worth(&self, claim: Guarantee) -> Guarantee {
@@ -299,14 +301,16 @@ impl Executor {
         for key in ready.drain(..) {
             let Some(task) = self.tasks.get_mut(key) else { continue };
             task.flag.queued.store(false, Ordering::Release);
-            if task.cancelled.load(Ordering::Acquire) {
+            if task.line.cancelled() {
                 self.finish(key, None);
                 continue;
             }
             polls += 1;
             let mut cx = Context::from_waker(&task.waker);
             let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut cx)));
-            task.output.borrow_mut().flush();
+            if !task.line.whole() {
+                task.output.borrow_mut().flush();
+            }
             match polled {
                 Ok(Poll::Pending) => {}
                 Ok(Poll::Ready(result)) => self.finish(key, Some(result)),
@@ -318,10 +322,9 @@ impl Executor {
     }
     /// Drop the cancelled. Their futures drop their sequences, these their pages.
     fn sweep(&mut self) {
-        let cancelled = |t: &Task| t.cancelled.load(Ordering::Acquire);
-        let gone: Vec<usize> = self.tasks.iter().filter(|(_, t)| cancelled(t)).map(|(k, _)| k).collect();
+        let gone: Vec<usize> = self.tasks.iter().filter(|(_, t)| t.line.cancelled()).map(|(k, _)| k).collect();
         gone.into_iter().for_each(|key| self.finish(key, None));
-        let (gone, stay) = self.waiting.drain(..).partition(|s| s.cancelled.load(Ordering::Acquire));
+        let (gone, stay) = self.waiting.drain(..).partition(|s| s.outbox.line.cancelled());
         self.waiting = stay;
         let gone: VecDeque<Submission> = gone;
         gone.into_iter().for_each(abort);

@@ -172,11 +172,12 @@ impl Inner {
     pub fn model(&self, role: &str) -> Option<ModelId> {
         self.models.iter().position(|m| m.role == role)
     }
-    /// Give up the rows in flight of a sequence.
-    pub fn clear_tail(&mut self, key: usize) -> Tail {
+    /// Give up the rows in flight of a sequence. The states are to be dropped outside the borrow.
+    #[must_use]
+    pub fn clear_tail(&mut self, key: usize) -> Vec<States> {
         let seq = &mut self.seqs[key];
         self.models[seq.model].slots.give(&mut seq.tail.slots);
-        std::mem::take(&mut seq.tail)
+        seq.tail.clear()
     }
     pub fn snapshot(&self) -> Stats {
         Stats {
@@ -229,12 +230,15 @@ fn check_state(seq: &SeqState, plan: &Plan) -> Result<()> {
         }
         KvAction::Overwrite if plan.at.is_none() => bad("overwriting needs `at`, the first place".into()),
         KvAction::Overwrite => {
-            let mut places = plan.places(plan.at.unwrap_or(0), &[]);
-            places.sort_unstable();
-            if let Some(twice) = places.windows(2).find(|w| w[0] == w[1]) {
-                return bad(format!("two rows are written to place {}", twice[0]));
+            let at = plan.at.unwrap_or(0);
+            if !plan.in_line() {
+                let mut places = plan.places(at, &[]);
+                places.sort_unstable();
+                if let Some(twice) = places.windows(2).find(|w| w[0] == w[1]) {
+                    return bad(format!("two rows are written to place {}", twice[0]));
+                }
             }
-            let end = places.last().map_or(0, |&p| p as usize + 1);
+            let end = plan.span(at, &[]).end;
             if end > committed {
                 return bad(format!("overwrites places up to {end} of {committed}: lay out a canvas first"));
             }

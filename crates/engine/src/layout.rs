@@ -1,31 +1,36 @@
 //! Plans become one flat [`Step`].
 use crate::inner::{SeqState, Slot};
+use crate::outcome::Readings;
 use crate::plan::{KvAction, Plan, Readout, Row, Rows};
 use crate::processor;
 use crate::schedule::{Item, window};
 use omnidecode_core::noise::{Key, Purpose, pair};
 use omnidecode_core::tree::ROOT;
 use omnidecode_models::{Choice, Entry, ModelCard, RowEntry, RowRead, Segment, Step, Tap, Visible};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Which item a read belongs to, whose states bend it and which position it speaks of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader {
     pub item: usize,
+    /// Number among the item's.
+    pub nth: usize,
     /// Own row, or `None` for the root.
     pub own: Option<usize>,
     pub position: usize,
 }
 
 /// What is truly read: the plan's readout, and what reporting log-probabilities takes.
-pub(crate) fn readout(plan: &Plan, seq: &SeqState) -> Readout {
-    let mut read = plan.read.clone();
-    if let (Some(n), true) = (seq.logprobs, read.needs_head()) {
-        read.top = read.top.max(n);
-        read.stats = true;
-        read.logprob = read.choice;
+fn readout<'p>(plan: &'p Plan, seq: &SeqState) -> Cow<'p, Readout> {
+    let read = &plan.read;
+    match seq.logprobs {
+        Some(n) if read.needs_head() => {
+            let (top, logprob) = (read.top.max(n), read.choice);
+            Cow::Owned(Readout { top, stats: true, logprob, ..read.clone() })
+        }
+        _ => Cow::Borrowed(read),
     }
-    read
 }
 
 /// Lay out one item; returns its readers' number.
@@ -156,7 +161,8 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
     let n = plan.rows.len();
     let places = plan.places(plan.at.unwrap_or(0), &[]);
     let covered = window(plan);
-    let contiguous = covered.len() == n && places.windows(2).all(|w| w[0] < w[1]);
+    // In ascending order and without gaps.
+    let contiguous = plan.in_line() || (covered.len() == n && places.is_sorted_by(|a, b| a < b));
     let hidden = if contiguous { covered.clone() } else { covered.start..covered.start };
     let computed = end.max(seq.table.len());
     let base = outside(plan, if contiguous { computed } else { computed.max(covered.end) }, hidden);
@@ -224,49 +230,52 @@ fn read(
     card: &ModelCard,
 ) {
     let read = readout(plan, seq);
-    item.readings = crate::outcome::Readings::start(plan, &read, card.vocab);
+    let readings = &mut item.readings;
+    *readings = Readings::start(plan, &read, card.vocab);
     if read.is_nothing() {
         return;
     }
+    let bent = !seq.states.is_empty() || plan.bend.is_some();
+    readings.keeps_raw = bent && seq.logprobs.is_some() && read.logits;
     let asked = step.asked.len()..step.asked.len() + read.logprobs.len();
     step.asked.extend_from_slice(&read.logprobs);
-    let all = plan.at_rows == Rows::All;
-    let mut wanted: Vec<(usize, Option<usize>)> = Vec::new();
-    if all {
-        wanted.extend((0..item.debt).map(|i| (item.rows.start + i, None)));
-    } else if item.complete
-        && item.debt > 0
-        && (plan.at_rows == Rows::Own || (plan.at_rows == Rows::Last && item.own == 0))
-    {
-        wanted.push((item.rows.start + item.debt - 1, None));
-    }
-    let roots = wanted.len();
-    item.readings.first = if all { item.from } else { (item.from + item.debt).saturating_sub(1) };
-    if item.complete {
-        let own_first = item.rows.end - plan.rows.len();
-        let own = |i: usize| (own_first + i, Some(i));
-        match &plan.at_rows {
-            Rows::These(rows) => wanted.extend(rows.iter().map(|&r| own(r as usize))),
-            Rows::Last => wanted.extend(plan.rows.len().checked_sub(1).map(own)),
-            Rows::Own | Rows::All => wanted.extend((0..plan.rows.len()).map(own)),
-        }
-    }
-    item.readings.head = roots;
-    item.readings.reserve(&read, wanted.len());
-    let seed = |noise| if noise == 0 { seq.seed } else { pair(seq.seed, noise) };
+    // Of debt rows, all are read or the root.
     let root = item.rows.start + item.debt;
-    for (row, own) in wanted {
+    let heads = match plan.at_rows {
+        Rows::All => item.debt,
+        Rows::Own => usize::from(item.complete && item.debt > 0),
+        Rows::Last => usize::from(item.complete && item.debt > 0 && item.own == 0),
+        Rows::These(_) => 0,
+    };
+    readings.head = heads;
+    readings.first = if plan.at_rows == Rows::All { item.from } else { (item.from + item.debt).saturating_sub(1) };
+    let (n, own_first) = (plan.rows.len(), item.rows.end - if item.complete { plan.rows.len() } else { 0 });
+    let (these, line) = match &plan.at_rows {
+        _ if !item.complete => (&[][..], 0..0),
+        Rows::These(rows) => (&rows[..], 0..0),
+        Rows::Last => (&[][..], n.saturating_sub(1)..n),
+        Rows::Own | Rows::All => (&[][..], 0..n),
+    };
+    let own = these.iter().map(|&i| i as usize).chain(line.clone());
+    let count = heads + these.len() + line.len();
+    readings.reserve(&read, count);
+    if plan.bend.is_some() {
+        readings.marks.resize(count, None);
+    }
+    let wanted = (root - heads..root).map(|row| (row, None)).chain(own.map(|i| (own_first + i, Some(i))));
+    let seed = |noise| if noise == 0 { seq.seed } else { pair(seq.seed, noise) };
+    for (nth, (row, own)) in wanted.enumerate() {
         let position = step.rows[row].place as usize + card.shift;
-        // Of debt rows, only the root has its states at hand.
         // Copies stand for successive states of a window: each draws as the forward that would run it would.
         let copy = match (&plan.mask, own) {
-            (omnidecode_core::mask::Mask::Copies(k), Some(i)) => i / (plan.rows.len() / k),
+            (omnidecode_core::mask::Mask::Copies(k), Some(i)) => i / (n / k),
             _ => 0,
         };
-        let bends = own.is_some() || (row + 1 == root && item.complete);
+        // Of debt rows, only the root has its states at hand.
+        let at_hand = own.is_some() || (row + 1 == root && item.complete);
         step.reads.push(RowRead {
             row,
-            bend: bends && (!seq.states.is_empty() || plan.bend.is_some()) && (read.choice || read.logits),
+            bend: at_hand && bent && (read.choice || read.logits),
             choice: read.choice.then(|| Choice {
                 warp: seq.warp,
                 key: Key::new(seed(plan.noise + copy as u64), position, Purpose::Sample),
@@ -277,7 +286,7 @@ fn read(
             asked: asked.clone(),
             logits: read.logits,
         });
-        readers.push(Reader { item: index, own, position });
+        readers.push(Reader { item: index, nth, own, position });
         step.taps.extend(read.hidden.iter().map(|&layer| Tap { row, layer }));
         step.masses.extend(read.mass.iter().map(|&layer| Tap { row, layer }));
     }

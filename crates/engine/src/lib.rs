@@ -31,6 +31,7 @@ mod cost;
 mod engine;
 mod error;
 mod executor;
+mod handle;
 mod inner;
 mod judge;
 mod layout;
@@ -55,6 +56,7 @@ pub use carrier::{Bend, Carriage, Carried, Carrier, Plans};
 pub use cost::Cost;
 pub use engine::{Engine, NamedNetwork};
 pub use error::{Error, Result};
+pub use handle::{Answer, Handle};
 pub use inner::{Config, ModelId};
 pub use judge::{Candidate, Judge};
 pub use look::{Aim, Look, View};
@@ -68,8 +70,8 @@ pub use outcome::{Outcome, Seen};
 pub use plan::{KvAction, LATENT, Plan, Readout, Row, Rows};
 pub use processor::{LogitsProcessor, ProcessorState};
 pub use request::{
-    Alternative, Answer, Delta, Event, Finish, Guarantee, Handle, LocalFuture, Note, Prompt, Reason, Request,
-    StopReason, Strategy, TokenLogprob,
+    Alternative, Delta, Event, Finish, Guarantee, LocalFuture, Note, Prompt, Reason, Request, StopReason, Strategy,
+    TokenLogprob,
 };
 pub use sampling::Sampling;
 pub use sequence::Sequence;

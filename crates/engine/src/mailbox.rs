@@ -1,8 +1,8 @@
 //! The thread boundary: submissions, wake-ups and cancellations in.
 use crate::error::Error;
-use crate::request::{Event, Handle, Outbox, Request, Submission};
+use crate::handle::{Handle, Line, Outbox, Submission};
+use crate::request::{Event, Request};
 use crate::usage::Stats;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -12,6 +12,8 @@ struct Mail {
     ready: Vec<usize>,
     sweep: bool,
     closed: bool,
+    /// The engine's thread sleeps: it must be rung.
+    asleep: bool,
     stats: Stats,
 }
 
@@ -25,14 +27,23 @@ impl Mailbox {
     fn lock(&self) -> MutexGuard<'_, Mail> {
         self.mail.lock().unwrap_or_else(|e| e.into_inner())
     }
+    /// Change the mail, and ring.
+    fn post(&self, change: impl FnOnce(&mut Mail)) {
+        let mut mail = self.lock();
+        change(&mut mail);
+        // Strategies are mostly woken by the engine itself: no reason for a system call.
+        let asleep = mail.asleep;
+        drop(mail);
+        if asleep {
+            self.bell.notify_one();
+        }
+    }
     pub fn ready(&self, key: usize) {
-        self.lock().ready.push(key);
-        self.bell.notify_one();
+        self.post(|mail| mail.ready.push(key));
     }
     /// Some request was cancelled.
     pub fn nudge(&self) {
-        self.lock().sweep = true;
-        self.bell.notify_one();
+        self.post(|mail| mail.sweep = true);
     }
     pub fn take(&self, new: &mut Vec<Submission>, ready: &mut Vec<usize>) -> bool {
         let mut mail = self.lock();
@@ -46,11 +57,13 @@ impl Mailbox {
     }
     pub fn wait(&self) {
         let idle = |m: &mut Mail| m.new.is_empty() && m.ready.is_empty() && !m.sweep && !m.closed;
-        drop(self.bell.wait_while(self.lock(), idle));
+        let mut mail = self.lock();
+        mail.asleep = true;
+        let mut mail = self.bell.wait_while(mail, idle).unwrap_or_else(|e| e.into_inner());
+        mail.asleep = false;
     }
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.bell.notify_one();
+        self.post(|mail| mail.closed = true);
     }
     /// Fail what nobody will take any more.
     pub fn refuse(&self) {
@@ -72,17 +85,12 @@ impl Mailbox {
     }
     pub fn submit(self: &Arc<Self>, request: Request) -> Handle {
         let (sender, events) = channel();
-        let waker = Arc::new(Mutex::new(None));
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let outbox = Outbox { sender, waker: waker.clone() };
-        let mut mail = self.lock();
-        if mail.closed {
-            outbox.send(Event::Failed(Error::Shutdown));
-        } else {
-            mail.new.push(Submission { request, outbox, cancelled: cancelled.clone() });
-        }
-        drop(mail);
-        self.bell.notify_one();
-        Handle { events, waker, cancelled, mail: self.clone(), over: false }
+        let line = Arc::new(Line::default());
+        let outbox = Outbox { sender, line: line.clone() };
+        self.post(|mail| match mail.closed {
+            true => outbox.send(Event::Failed(Error::Shutdown)),
+            false => mail.new.push(Submission { request, outbox }),
+        });
+        Handle { events, line, mail: self.clone(), over: false }
     }
 }

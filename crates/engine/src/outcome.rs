@@ -3,7 +3,7 @@ use crate::plan::{Plan, Readout, Rows};
 use omnidecode_core::Token;
 use omnidecode_core::tree::{DraftTree, ROOT};
 use omnidecode_core::verify::{Verdict, target_match};
-use omnidecode_models::{Reading, Stats};
+use omnidecode_models::{Reading, RowRead, Stats};
 use std::rc::Rc;
 
 /// Readings of one forward. Cheap to clone.
@@ -33,18 +33,27 @@ pub(crate) struct Readings {
     pub raw: Vec<f32>,
     pub hidden: Vec<f32>,
     pub masses: Vec<Vec<f32>>,
+    /// Whether `raw` is kept, and whether attention weights are read.
+    pub keeps_raw: bool,
+    pub weighs: bool,
     /// Marks of the plan's bend, one a row where there is one.
     pub marks: Vec<Option<&'static str>>,
 }
 
 impl Readings {
     pub fn start(plan: &Plan, read: &Readout, vocab: usize) -> Self {
-        let only = match &plan.at_rows {
-            Rows::These(rows) => Some(rows.clone()),
+        let weighs = !read.mass.is_empty();
+        let (top, asked_top) = (read.top.min(vocab), plan.read.top.min(vocab));
+        Readings { top, asked_top, vocab, weighs, ..Readings::default() }
+    }
+    /// All is read: of which own rows, the plan says.
+    pub fn end(mut self, plan: &mut Plan) -> Outcome {
+        self.only = match &mut plan.at_rows {
+            Rows::These(rows) => Some(std::mem::take(rows)),
             Rows::Last if !plan.rows.is_empty() => Some(vec![plan.rows.len() as u32 - 1]),
             _ => None,
         };
-        Readings { only, top: read.top.min(vocab), asked_top: plan.read.top.min(vocab), vocab, ..Readings::default() }
+        Outcome::new(self)
     }
     /// Room for so many rows.
     pub fn reserve(&mut self, read: &Readout, rows: usize) {
@@ -58,9 +67,9 @@ impl Readings {
             self.stats.reserve(rows);
         }
     }
-    pub fn add(&mut self, read: &Readout, seen: Reading<'_>) {
+    pub fn add(&mut self, read: &RowRead, seen: Reading<'_>) {
         self.rows += 1;
-        if read.choice {
+        if read.choice.is_some() {
             self.choices.push(seen.choice.unwrap_or(Token::MAX));
             self.chosen.push(seen.logprob);
         }
@@ -77,7 +86,7 @@ impl Readings {
             self.logits.extend_from_slice(seen.logits);
         }
         self.hidden.extend_from_slice(seen.hidden);
-        if !read.mass.is_empty() {
+        if self.weighs {
             self.masses.push(seen.mass.to_vec());
         }
     }

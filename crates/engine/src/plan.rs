@@ -274,6 +274,32 @@ impl Plan {
         }
     }
 
+    /// From the first of those places to behind the last; `0..0` without rows.
+    pub(crate) fn span(&self, base: usize, before: &[u32]) -> Range<usize> {
+        let n = self.rows.len();
+        let ends = |places: &[u32]| {
+            let ends = places.iter().fold((u32::MAX, 0), |(low, high), &p| (p.min(low), p.max(high)));
+            ends.0 as usize..ends.1 as usize + 1
+        };
+        match &self.mask {
+            _ if n == 0 => 0..0,
+            _ if !self.offsets.is_empty() => {
+                let ends = ends(&self.offsets);
+                base + ends.start..base + ends.end
+            }
+            Mask::Tree(_) => ends(&self.places(base, before)),
+            Mask::Copies(k) => base..base + n / k,
+            _ => {
+                let first = before.last().map_or(base, |&p| p as usize + 1);
+                first..first + n
+            }
+        }
+    }
+    /// Whether own rows stand one behind the other, whatever their base.
+    pub(crate) fn in_line(&self) -> bool {
+        self.offsets.is_empty() && !matches!(self.mask, Mask::Tree(_) | Mask::Copies(_))
+    }
+
     /// Refuse what this model cannot run. `before`: older rows in flight that an `Extend` counts first.
     pub(crate) fn check(&self, card: &ModelCard, before: usize) -> Result<()> {
         let n = self.rows.len();

@@ -2,7 +2,6 @@
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::layout::{self, Reader};
-use crate::outcome::{Outcome, Readings};
 use crate::plan::KvAction;
 use crate::processor::States;
 use crate::schedule::{self, Item};
@@ -88,14 +87,6 @@ impl Runner {
                 item.states = states.map_err(|p| Trouble::Item(index, Error::Panicked(message(&*p))))?;
             }
         }
-        let keep_raw: Vec<bool> = items
-            .iter()
-            .map(|i| {
-                let (seq, plan) = (&seqs[i.seq], &slots[i.slot].plan);
-                seq.logprobs.is_some() && plan.read.logits && (!seq.states.is_empty() || plan.bend.is_some())
-            })
-            .collect();
-        let reads: Vec<_> = items.iter().map(|i| layout::readout(&slots[i.slot].plan, &seqs[i.seq])).collect();
         if !model.moves.is_empty() {
             let moves = std::mem::take(&mut model.moves);
             let copied = catch_unwind(AssertUnwindSafe(|| model.network.copy(&moves)));
@@ -104,25 +95,22 @@ impl Runner {
             model.moves.clear();
         }
         // An item that is run again is laid out again.
-        let mut readings: Vec<Readings> = items.iter_mut().map(|i| std::mem::take(&mut i.readings)).collect();
         let trouble = RefCell::new(None);
-        let raw: RefCell<Vec<Vec<f32>>> = RefCell::new(vec![Vec::new(); items.len()]);
-        let bends: Vec<_> = items.iter().map(|i| slots[i.slot].plan.bend.clone()).collect();
-        let marks = RefCell::new(vec![None; readers.len()]);
-        let all = &*items;
+        let all = RefCell::new(&mut *items);
         let mut bend = |i: usize, logits: &mut [f32]| {
-            let Reader { item, own, position } = readers[i];
-            if keep_raw[item] {
-                raw.borrow_mut()[item].extend_from_slice(logits);
+            let Reader { item, nth, own, position } = readers[i];
+            let Item { readings, states, seq, slot, .. } = &mut all.borrow_mut()[item];
+            if readings.keeps_raw {
+                readings.raw.extend_from_slice(logits);
             }
-            let of_row = own.and_then(|own| all[item].states.get(own));
-            let states = of_row.unwrap_or(&seqs[all[item].seq].states);
+            let states = own.and_then(|own| states.get(own)).unwrap_or(&seqs[*seq].states);
+            let bend = slots[*slot].plan.bend.as_ref();
             let bent = catch_unwind(AssertUnwindSafe(|| {
                 states.iter().for_each(|s| s.bend(position, logits));
-                bends[item].as_ref().and_then(|bend| bend.at(own, logits))
+                bend.and_then(|bend| bend.at(own, logits))
             }));
             match bent {
-                Ok(mark) => marks.borrow_mut()[i] = mark,
+                Ok(mark) => readings.marks.get_mut(nth).into_iter().for_each(|m| *m = mark),
                 Err(panic) => {
                     trouble.borrow_mut().get_or_insert(Trouble::Item(item, Error::Panicked(message(&*panic))));
                 }
@@ -134,10 +122,7 @@ impl Runner {
                 let error = Error::NoChoice(error.to_string());
                 trouble.borrow_mut().get_or_insert(Trouble::Item(item, error));
             }
-            readings[item].add(&reads[item], reading);
-            if bends[item].is_some() {
-                readings[item].marks.push(marks.borrow()[i]);
-            }
+            all.borrow_mut()[item].readings.add(&step.reads[i], reading);
         };
         let clock = Instant::now();
         let on_host = model.network.host_rows();
@@ -162,10 +147,6 @@ impl Runner {
         if let Some(trouble) = trouble.into_inner() {
             return Err(trouble);
         }
-        for ((item, readings), raw) in items.iter_mut().zip(readings).zip(raw.into_inner()) {
-            item.readings = readings;
-            item.readings.raw = raw;
-        }
         let rows = step.rows.len();
         let context = step.rows.iter().map(|r| r.place as usize).max().unwrap_or(0);
         model.last_rows += rows;
@@ -185,7 +166,7 @@ fn keep(inner: &mut Inner, mut item: Item, wake: &mut Vec<Waker>, old: &mut Vec<
     let slot = &mut inner.slots[item.slot];
     let seq = &mut inner.seqs[item.seq];
     let model = &mut inner.models[seq.model];
-    let plan = &slot.plan;
+    let plan = &mut slot.plan;
     seq.table.advance(item.from + item.debt);
     seq.last_rows = item.rows.len();
     let layers = model.card.layers;
@@ -228,7 +209,7 @@ fn keep(inner: &mut Inner, mut item: Item, wake: &mut Vec<Waker>, old: &mut Vec<
         slot.partial = Some(readings);
         return;
     }
-    let outcome = Outcome::new(readings);
+    let outcome = readings.end(plan);
     let n = plan.rows.len();
     let before = seq.tail.rows.len().saturating_sub(n);
     match plan.kv {
@@ -239,8 +220,7 @@ fn keep(inner: &mut Inner, mut item: Item, wake: &mut Vec<Waker>, old: &mut Vec<
         }
         KvAction::Discard => {
             model.slots.give(&mut seq.tail.slots);
-            let tail = std::mem::take(&mut seq.tail);
-            old.extend(tail.states);
+            old.append(&mut seq.tail.clear());
         }
         KvAction::Append | KvAction::Extend => {
             let tail = &mut seq.tail;

@@ -164,9 +164,7 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
 
 /// Places that an overwriting plan covers.
 pub(crate) fn window(plan: &Plan) -> Range<usize> {
-    let places = plan.places(plan.at.unwrap_or(0), &[]);
-    let (low, high) = places.iter().fold((u32::MAX, 0), |(low, high), &p| (low.min(p), high.max(p + 1)));
-    low.min(high) as usize..high as usize
+    plan.span(plan.at.unwrap_or(0), &[])
 }
 
 /// Put the plan's rows in flight.
@@ -215,8 +213,7 @@ fn needs(
         KvAction::Rerun(_) => Needs { now, later: 0, slots: 0 },
         KvAction::Discard => Needs { now, later: 0, slots: own },
         KvAction::Append | KvAction::Extend => {
-            let places = plan.places(plan.at.unwrap_or(end), &seq.tail.places);
-            let deepest = places.iter().max().map_or(end, |&p| p as usize + 1);
+            let deepest = plan.span(plan.at.unwrap_or(end), &seq.tail.places).end;
             Needs { now, later: seq.table.need(pool, deepest).saturating_sub(now), slots: own }
         }
     }
@@ -230,7 +227,7 @@ fn misfit(plan: &Plan, computed: usize, own: usize, tail: &Tail, slots: usize, c
     let base = if plan.kv == KvAction::Extend { tail.base } else { plan.at.unwrap_or(computed) };
     if context > 0 && !matches!(plan.kv, KvAction::Rerun(_)) {
         let before = if plan.kv == KvAction::Extend { &tail.places[..] } else { &[] };
-        let deepest = plan.places(base, before).into_iter().max().map_or(0, |p| p as usize);
+        let deepest = plan.span(base, before).end.saturating_sub(1);
         if deepest >= context {
             return Some(Error::ContextFull { place: deepest, context });
         }
@@ -277,7 +274,7 @@ pub(crate) fn fail_youngest(inner: &mut Inner, wake: &mut Vec<Waker>) {
     let slot = &inner.slots[key];
     let seq = &inner.seqs[slot.seq];
     let model = &inner.models[seq.model];
-    let deepest = slot.plan.places(seq.tokens.len(), &[]).into_iter().max().map_or(0, |p| p as usize + 1);
+    let deepest = slot.plan.span(seq.tokens.len(), &[]).end;
     let need = seq.tokens.len().max(deepest).div_ceil(PAGE);
     let error = if need <= model.pool.total() && slot.plan.rows.len() > model.slots.free() {
         Error::OutOfTail { need: slot.plan.rows.len(), have: model.slots.total() }

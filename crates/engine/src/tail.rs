@@ -59,6 +59,19 @@ impl Tail {
         self.pure && !self.slots.is_empty() && self.done.iter().all(|&d| d == layers)
     }
 
+    /// Nothing is in flight any more; their slots were given back. Keeps its memory; the states are foreign code.
+    pub fn clear(&mut self) -> Vec<States> {
+        self.rows.clear();
+        self.places.clear();
+        self.positions.clear();
+        self.parents.clear();
+        self.seen.clear();
+        self.views.clear();
+        self.slots.clear();
+        self.done.clear();
+        self.outcome = None;
+        std::mem::take(&mut self.states)
+    }
     /// Add a plan's rows; their slots come later.
     pub fn add(&mut self, plan: &Plan, base: usize) {
         let before = self.rows.len();

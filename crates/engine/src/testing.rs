@@ -3,9 +3,10 @@
 use crate::engine::NamedNetwork;
 use crate::error::Result;
 use crate::executor::{Executor, reserve};
+use crate::handle::Handle;
 use crate::inner::Config;
 use crate::mailbox::Mailbox;
-use crate::request::{Handle, Request};
+use crate::request::Request;
 use crate::usage::Stats;
 use omnidecode_core::law::{choose, log_sum_exp};
 use omnidecode_core::noise::{pair, unit};

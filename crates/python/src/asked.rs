@@ -36,6 +36,8 @@ pub struct Asked<'py> {
     companions: Vec<Ride>,
     judge: Option<Py<PyAny>>,
     watch: bool,
+    /// Nobody reads before the end.
+    pub whole: bool,
 }
 
 impl Asked<'_> {

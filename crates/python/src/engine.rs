@@ -110,7 +110,14 @@ impl PyEngine {
         };
         // All of them are looked at before one runs.
         let requests = seeds.iter().map(request).collect::<PyResult<Vec<_>>>()?;
-        let parts = requests.into_iter().map(|(request, link)| (llm.submit(request), link)).collect();
+        let submit = |(request, link)| {
+            let handle = llm.submit(request);
+            if job.whole {
+                handle.whole();
+            }
+            (handle, link)
+        };
+        let parts = requests.into_iter().map(submit).collect();
         Ok(Ticket::new(parts, seeds, llm.tokenizer().clone()))
     }
 

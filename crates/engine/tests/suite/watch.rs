@@ -1,4 +1,5 @@
-//! What a reader sees of a canvas while it is decided.
+//! What a reader sees while an answer is made, a canvas too.
+use crate::common::strategies::plain;
 use crate::common::*;
 use omnidecode_engine::testing::MASK;
 use omnidecode_engine::*;
@@ -54,4 +55,25 @@ fn nobody_who_did_not_ask_is_told() {
     let (deltas, told) = marks(false);
     assert_eq!(told, []);
     assert_eq!(deltas.iter().map(|d| d.tokens.len()).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn who_wants_the_whole_is_told_at_the_end() {
+    for whole in [false, true] {
+        let mut b = bench(Config::default());
+        let mut r = request(0, plain(), 1.0, false);
+        (r.sampling.max_tokens, r.sampling.ignore_eos) = (Some(8), true);
+        let (want, text) = oracle(&r, &prompt(0));
+        let mut h = b.submit(r);
+        if whole {
+            h.whole();
+        }
+        b.run();
+        let events: Vec<Event> = std::iter::from_fn(|| h.try_next()).collect();
+        assert_eq!(events.len() == 2, whole, "{events:?}");
+        let said = events.iter().filter_map(|e| if let Event::Delta(d) = e { Some(d) } else { None });
+        let (tokens, texts): (Vec<_>, Vec<_>) = said.map(|d| (d.tokens.clone(), d.text.clone())).unzip();
+        assert_eq!((tokens.concat(), texts.concat()), (want, text));
+        assert!(matches!(events.last(), Some(Event::Done(_))));
+    }
 }

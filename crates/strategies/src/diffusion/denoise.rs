@@ -5,6 +5,7 @@ use super::guess::{Chooser, Guess, Guide};
 use super::prophet::Prophet;
 use super::unmask::{Block, Unmasker};
 use omnidecode_engine::{Canvas, Look, Readout, Result, Token};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// What the loop is made of.
@@ -82,8 +83,9 @@ async fn forward(canvas: &mut Canvas<'_>, with: &mut Denoise<'_>, undecided: &[u
     // Prophet judges forwards that see all it may have to fill.
     let watched = with.prophet.as_ref().map(|p| p.places(canvas)).unwrap_or_default();
     let judged = !watched.is_empty() && watched.iter().all(|p| window.full || window.places.binary_search(p).is_ok());
-    let mut about = undecided.to_vec();
+    let mut about = Cow::Borrowed(undecided);
     if judged {
+        let about = about.to_mut();
         about.extend(watched);
         about.sort_unstable();
         about.dedup();
@@ -98,7 +100,9 @@ async fn forward(canvas: &mut Canvas<'_>, with: &mut Denoise<'_>, undecided: &[u
         }
         return Ok(true);
     }
-    guesses.retain(|g| undecided.binary_search(&g.place).is_ok());
+    if judged {
+        guesses.retain(|g| undecided.binary_search(&g.place).is_ok());
+    }
     if let Some(credit) = &mut with.credit {
         credit.revise(&mut guesses, &asks);
     }

@@ -31,7 +31,7 @@ pub fn quota(masked: usize, steps: usize) -> Vec<usize> {
 /// Indices of guesses, surest first, the first place on a tie.
 pub fn ranked(guesses: &[Guess]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..guesses.len()).collect();
-    order.sort_by(|&a, &b| guesses[b].confidence.total_cmp(&guesses[a].confidence).then(a.cmp(&b)));
+    order.sort_unstable_by(|&a, &b| guesses[b].confidence.total_cmp(&guesses[a].confidence).then(a.cmp(&b)));
     order
 }
 

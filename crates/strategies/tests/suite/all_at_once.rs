@@ -3,12 +3,11 @@
 
 use crate::common::bent::attach;
 use crate::common::value;
-use crate::common::{config, denoises, options, prompts, request, sampling};
+use crate::common::{config, denoises, options, params, prompts, request, sampling};
 use omnidecode_core::noise::{mix, pair, unit};
 use omnidecode_engine::testing::{Bench, TableNetwork};
 use omnidecode_engine::{Answer, Candidate, Config, Guarantee, Handle, Judge, NamedNetwork, Reason, Request, Usage};
 use omnidecode_strategies::companions::CompanionError;
-use omnidecode_strategies::params::Options;
 use omnidecode_strategies::{ALL, Entry, find};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -30,18 +29,6 @@ fn entries() -> Vec<&'static Entry> {
     let held = ["draft", "expert", "adapter", "mask"];
     ALL.iter().filter(|e| e.card.needs.iter().all(|need| held.contains(need))).collect()
 }
-/// Parameters without which an entry says nothing.
-fn params(name: &str) -> Options {
-    options(match name {
-        "kangaroo" => json!({"exit_layer": 1}),
-        "first" => json!({"labels": [11, 40, 7, 23, 52, 9]}),
-        "best-of-n" | "self-consistency" | "particle" => json!({"n": 3}),
-        "judge-beam" => json!({"n": 4, "width": 2, "step_tokens": 3}),
-        "a-star" => json!({"k": 2, "step_tokens": 3, "budget_tokens": 60}),
-        "llada" | "dream" | "freedave" => json!({"length": 16}),
-        _ => json!({}),
-    })
-}
 fn judge() -> Arc<dyn Judge> {
     let score = |c: &Candidate<'_>| unit(c.tokens.iter().fold(7, |h, &t| pair(h, u64::from(t)))) as f32;
     Arc::new(move |batch: &[Candidate<'_>]| -> Result<Vec<f32>, String> { Ok(batch.iter().map(score).collect()) })
@@ -49,7 +36,7 @@ fn judge() -> Arc<dyn Judge> {
 /// Request `i`, with the companions that ride along: none, each alone, all.
 fn make(i: usize, entry: &Entry, prompt: &[u32]) -> Request {
     let sampling = sampling(i, if i.is_multiple_of(3) { 0.0 } else { 1.0 });
-    let mut request = request(entry.card.name, &params(entry.card.name), prompt, &sampling);
+    let mut request = request(entry.card.name, &params(entry.card.name, 16), prompt, &sampling);
     if ["best-of-n", "particle", "judge-beam", "a-star"].contains(&entry.card.name) {
         request.judge = Some(judge());
     }

@@ -3,8 +3,7 @@
 
 use crate::common::bent::attach;
 use crate::common::value;
-use crate::common::{config, options, prompts, request, sampling, tokens};
-
+use crate::common::{config, options, params, prompts, request, sampling, tokens};
 use omnidecode_engine::testing::TableNetwork;
 use omnidecode_engine::{Answer, Config, Error, Guarantee, NamedNetwork, Request};
 use omnidecode_strategies::companions::{self, CompanionError};
@@ -57,29 +56,17 @@ fn networks() -> Vec<NamedNetwork> {
 fn together(config: Config, requests: Vec<Request>) -> Vec<Answer> {
     crate::common::together_on(networks(), config, requests)
 }
-/// Parameters without which an entry says nothing here.
-fn params(name: &str) -> Options {
-    options(match name {
-        "kangaroo" => json!({"exit_layer": 1}),
-        "first" => json!({"labels": [11, 40, 7, 23, 52, 9]}),
-        "best-of-n" | "self-consistency" | "particle" => json!({"n": 3}),
-        "judge-beam" => json!({"n": 4, "width": 2, "step_tokens": 3}),
-        "a-star" => json!({"k": 2, "step_tokens": 3, "budget_tokens": 40}),
-        "llada" | "dream" | "freedave" => json!({"length": 8}),
-        _ => json!({}),
-    })
-}
 #[test]
 fn exact_strategies_are_plain_with_the_same_companions() {
     let prompts = prompts(40);
     for temperature in [0.0, 1.0] {
         let ask = |name: &str, with: &[(&str, Options)], i: usize| -> Request {
-            let mut request = request(name, &params(name), &prompts[i], &sampling(i, temperature));
+            let mut request = request(name, &params(name, 8), &prompts[i], &sampling(i, temperature));
             with.iter().for_each(|(c, params)| attach(c, params, &prompts[i], &mut request).expect("fits"));
             request
         };
         let rides = |name: &str, case: &[(&str, Options)]| {
-            let mut request = request(name, &params(name), &[1, 2], &sampling(0, temperature));
+            let mut request = request(name, &params(name, 8), &[1, 2], &sampling(0, temperature));
             case.iter().all(|(c, params)| attach(c, params, &[1, 2], &mut request).is_ok())
         };
         let each = || 0..prompts.len();
@@ -208,7 +195,7 @@ fn carriers_ride_along_or_are_refused_at_once() {
         for (companion, with) in &carriers {
             let mut asked = Vec::new();
             for (i, prompt) in prompts.iter().enumerate() {
-                let mut request = request(name, &params(name), prompt, &sampling(i, 1.0));
+                let mut request = request(name, &params(name, 8), prompt, &sampling(i, 1.0));
                 match attach(companion, with, prompt, &mut request) {
                     Ok(()) => asked.push(request),
                     Err(CompanionError::Unfit { reason, .. }) => {

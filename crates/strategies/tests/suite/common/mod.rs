@@ -10,6 +10,7 @@ use omnidecode_engine::testing::{Bench, TableNetwork, networks};
 use omnidecode_engine::{Answer, Config, Cost, NamedNetwork, Request, Sampling, Token};
 use omnidecode_strategies::params::Options;
 use omnidecode_strategies::{Entry, strategy};
+use serde_json::json;
 
 /// A request by name and JSON parameters.
 pub fn request(name: &str, options: &Options, prompt: &[Token], sampling: &Sampling) -> Request {
@@ -20,6 +21,19 @@ pub fn request(name: &str, options: &Options, prompt: &[Token], sampling: &Sampl
 /// JSON object literal to options.
 pub fn options(value: serde_json::Value) -> Options {
     value.as_object().expect("an object").clone()
+}
+
+/// Parameters without which an entry says nothing here; canvases of so many places.
+pub fn params(name: &str, canvas: usize) -> Options {
+    options(match name {
+        "kangaroo" => json!({"exit_layer": 1}),
+        "first" => json!({"labels": [11, 40, 7, 23, 52, 9]}),
+        "best-of-n" | "self-consistency" | "particle" => json!({"n": 3}),
+        "judge-beam" => json!({"n": 4, "width": 2, "step_tokens": 3}),
+        "a-star" => json!({"k": 2, "step_tokens": 3, "budget_tokens": 40}),
+        "llada" | "dream" | "freedave" => json!({"length": canvas}),
+        _ => json!({}),
+    })
 }
 
 /// The prompts of the laws: repetitive ones, random ones, long ones. Tokens 1..62 of the table networks.
