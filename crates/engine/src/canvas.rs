@@ -88,7 +88,8 @@ impl<'s> Canvas<'s> {
         });
         let start = places.start;
         let written = vec![None; fresh];
-        let sheet = Sheet { start, settled: committed, mask, written, first: committed, history: Vec::new(), ban };
+        let history = Vec::with_capacity(fresh);
+        let sheet = Sheet { start, settled: committed, mask, written, first: committed, history, ban };
         let canvas = Canvas { seq, sheet, aside: false };
         canvas.tell_undecided(committed..places.end);
         Ok(canvas)
@@ -332,6 +333,8 @@ impl<'s> Canvas<'s> {
         }
         let rest = self.seq.tokens.split_off(self.sheet.settled);
         let ready = upto.saturating_sub(self.sheet.settled).min(rest.len());
+        self.seq.tokens.reserve(rest.len());
+        self.seq.progress.origins.reserve(ready);
         for &token in &rest[..ready] {
             if self.seq.finished() {
                 break;

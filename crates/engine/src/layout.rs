@@ -178,7 +178,8 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
                     }
                     _ => base.clone(),
                 };
-                if !contiguous {
+                // Of what is written over, a row sees what it sees in this plan; all of it under the full mask.
+                if !contiguous && plan.mask != omnidecode_core::mask::Mask::Full {
                     places.iter().for_each(|&p| remove(&mut seen, p));
                 }
                 match &plan.mask {
