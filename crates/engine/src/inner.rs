@@ -231,7 +231,7 @@ fn check_state(seq: &SeqState, plan: &Plan) -> Result<()> {
         KvAction::Overwrite if plan.at.is_none() => bad("overwriting needs `at`, the first place".into()),
         KvAction::Overwrite => {
             let at = plan.at.unwrap_or(0);
-            if !plan.in_line() {
+            if !plan.ascends() {
                 let mut places = plan.places(at, &[]);
                 places.sort_unstable();
                 if let Some(twice) = places.windows(2).find(|w| w[0] == w[1]) {

@@ -162,7 +162,7 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
     let places = plan.places(plan.at.unwrap_or(0), &[]);
     let covered = window(plan);
     // In ascending order and without gaps.
-    let contiguous = plan.in_line() || (covered.len() == n && places.is_sorted_by(|a, b| a < b));
+    let contiguous = covered.len() == n && places.is_sorted_by(|a, b| a < b);
     let hidden = if contiguous { covered.clone() } else { covered.start..covered.start };
     let computed = end.max(seq.table.len());
     let base = outside(plan, if contiguous { computed } else { computed.max(covered.end) }, hidden);

@@ -295,9 +295,13 @@ impl Plan {
             }
         }
     }
-    /// Whether own rows stand one behind the other, whatever their base.
-    pub(crate) fn in_line(&self) -> bool {
-        self.offsets.is_empty() && !matches!(self.mask, Mask::Tree(_) | Mask::Copies(_))
+    /// Whether each own row stands behind the one before it. Of trees and copies it is not asked.
+    pub(crate) fn ascends(&self) -> bool {
+        match self.mask {
+            _ if !self.offsets.is_empty() => self.offsets.is_sorted_by(|a, b| a < b),
+            Mask::Tree(_) | Mask::Copies(_) => false,
+            _ => true,
+        }
     }
 
     /// Refuse what this model cannot run. `before`: older rows in flight that an `Extend` counts first.
