@@ -44,7 +44,8 @@ class LLM:
     ``approximate``. ``threads``: worker threads, by default ``OMNIDECODE_NUM_THREADS``, ``OMP_NUM_THREADS``,
     ``RAYON_NUM_THREADS`` or the cores that this process may use; each is kept on one of them where
     ``OMNIDECODE_PIN_THREADS`` is 1. ``context``: longest sequence in tokens, by default the model's. ``kv_tokens``:
-    positions of key/value cache that all requests share; by default two contexts, more where they are small, within a quarter of the free memory.
+    positions of key/value cache that all requests share; by default two contexts, more where they are small, within a
+    quarter of the free memory.
     ``kv_dtype``: ``"f32"``, ``"f16"``, ``"bf16"``, or ``"auto"``: f32 for a model in f32, f16 for one that norms queries
     and keys (Gemma 3, Qwen3), else bf16 where the processor multiplies it (AVX-512 BF16), else f16.
     ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as in ``huggingface_hub``. ``trust_remote_code`` is

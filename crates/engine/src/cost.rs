@@ -59,51 +59,54 @@ impl CostModel {
     /// nearest context where it was seen.
     fn expected(&self, size: usize, context: usize) -> Option<f64> {
         let seen = |context: usize, size: usize| Some(self.times[context][size]).filter(|&time| time > 0.0);
+        let nearest = |size: usize| {
+            let sees = |c: &usize| *c != context && seen(*c, 0).is_some() && seen(*c, size).is_some();
+            (0..CONTEXTS).filter(sees).min_by_key(|c| c.abs_diff(context))
+        };
         seen(context, size).or_else(|| {
-            let mut near: Vec<usize> = (0..CONTEXTS).filter(|&c| c != context && seen(c, 0).is_some()).collect();
-            near.sort_by_key(|c| c.abs_diff(context));
-            let one = seen(context, 0).or_else(|| seen(*near.first()?, 0))?;
-            near.iter().find_map(|&c| Some(one * seen(c, size)? / seen(c, 0)?))
+            let one = seen(context, 0).or_else(|| seen(nearest(0)?, 0))?;
+            let near = nearest(size)?;
+            Some(one * seen(near, size)? / seen(near, 0)?)
         })
     }
-    fn points(&self, places: usize) -> Option<Vec<(usize, f64)>> {
+    /// Rows and nanoseconds, ascending in rows, from one row on; nothing where one row was never seen.
+    fn points(&self, places: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
         let context = Self::context(places);
-        let known = |(size, &rows): (usize, &usize)| Some((rows, self.expected(size, context)?));
-        let known: Vec<_> = SIZES.iter().enumerate().filter_map(known).collect();
-        (known.len() >= 2 && known[0].0 == 1).then_some(known)
+        let sizes = if self.expected(0, context).is_some() { &SIZES[..] } else { &[] };
+        sizes.iter().enumerate().filter_map(move |(size, &rows)| Some((rows, self.expected(size, context)?)))
     }
-    /// Nanoseconds of a forward of one row, if it was measured.
+    /// Nanoseconds of a forward of one row, if it and another size were measured.
     pub fn one(&self, places: usize) -> Option<f64> {
-        if self.fixed.is_some() { None } else { self.points(places).map(|p| p[0].1) }
+        let mut points = self.points(places).take(if self.fixed.is_some() { 0 } else { 2 });
+        let one = points.next()?.1;
+        points.next().map(|_| one)
     }
     /// Time of a forward relative to one row. Never falls with more rows.
     pub fn relative(&self, rows: usize, places: usize) -> f64 {
         if rows == 0 {
             return 0.0;
         }
-        let learned;
-        let points = match &self.fixed {
-            Some(points) => points,
-            None => match self.points(places) {
-                Some(points) => {
-                    learned = points;
-                    &learned
-                }
-                None => return 1.0 + 0.1 * (rows - 1) as f64,
-            },
+        let known = match &self.fixed {
+            Some(points) => Self::between(points.iter().copied(), 1, rows),
+            None => Self::between(self.points(places), 2, rows),
         };
-        let (mut below, mut highest) = ((0, 0.0), 0.0f64);
-        for &(n, t) in points {
-            let t = t.max(highest);
+        known.unwrap_or(1.0 + 0.1 * (rows - 1) as f64)
+    }
+    /// Time of a forward of `rows` rows relative to the first point; `None` beyond fewer than `least` points.
+    fn between(points: impl Iterator<Item = (usize, f64)>, least: usize, rows: usize) -> Option<f64> {
+        let (mut below, mut one, mut count) = ((0, 0.0f64), None, 0);
+        for (n, t) in points {
+            let t = t.max(below.1);
+            let one = *one.get_or_insert(t);
             if n >= rows {
                 let share = (rows - below.0) as f64 / (n - below.0) as f64;
                 let from = if below.0 == 0 { t } else { below.1 };
-                return (from + share * (t - from)) / points[0].1;
+                return Some((from + share * (t - from)) / one);
             }
-            (below, highest) = ((n, t), t);
+            (below, count) = ((n, t), count + 1);
         }
         // Beyond what was seen: as the average row so far, which no larger forward exceeds on memory-bound machines.
-        below.1 / points[0].1 * rows as f64 / below.0.max(1) as f64
+        (count >= least).then_some(below.1 / one? * rows as f64 / below.0.max(1) as f64)
     }
 }
 

@@ -146,7 +146,8 @@ struct Factor<'a> {
 }
 
 impl Factor<'_> {
-    /// One register tile: `W x + b` for sixteen outputs of some rows, `stride` values apart in `y`. `until` is the tile up to which this thread reads on.
+    /// One register tile: `W x + b` for sixteen outputs of some rows, `stride` values apart in `y`. `until` is the tile up to
+    /// which this thread reads on.
     ///
     /// # Safety
     /// As for [`Piece::run`]; `rows` are at most as many as there are kernels, the pointers are theirs.
