@@ -12,8 +12,7 @@
 //
 // geometry: grid (stretches or 1, kv heads * head groups, tiles of rows), THREADS
 // bytes:    keys and values of the rows' places once a tile; split: partials [rows, heads, stretches, dim + 2] floats
-#include "math.cuh"
-#include "pages.cuh"
+#include "attention.cuh"
 #include "prepare.cuh"
 
 constexpr u32 QUERIES = 8;
@@ -50,7 +49,7 @@ DEVICE void join(Running& all, float acc, float max, float sum) {
 // List the keys of a row in a block, those of rank 32 * round and up: one warp. Places go where scores will be.
 DEVICE u32 list(const AttendArgs& a, const Row& row, u32 block, u32 round, u32* slots, float* places, u32* rounds) {
     u32 lane = lane_id(), low = block * PAGE, high = low + PAGE;
-    u32 first = a.window && row.place + 1 > a.window ? row.place + 1 - a.window : 0;
+    u32 first = a.of.window && row.place + 1 > a.of.window ? row.place + 1 - a.of.window : 0;
     u32 mask = 0;
     for (u32 s = row.span + lane; s < row.span_end; s += WARP) {
         u32 from = a.spans[2 * s], to = least(a.spans[2 * s + 1], high);
@@ -91,14 +90,14 @@ DEVICE u32 list(const AttendArgs& a, const Row& row, u32 block, u32 round, u32* 
 template <u32 DTYPE, u32 PER> DEVICE void attend(const AttendArgs& a, Room<PER>& room) {
     u32 lane = lane_id(), warp = warp_id();
     if (blockIdx.z >= a.stand->tiles || (a.split && blockIdx.x >= a.stand->stretches)) return;
-    u32 per = a.heads / a.kv_heads, wide = least(per, QUERIES), parts = (per + wide - 1) / wide;
+    u32 per = a.of.heads / a.of.kv_heads, wide = least(per, QUERIES), parts = (per + wide - 1) / wide;
     u32 kv_head = blockIdx.y / parts, within = blockIdx.y % parts * wide, heads = least(wide, per - within);
     u32 head = kv_head * per + within;
     Tile tile = a.tiles[blockIdx.z];
     u32 queries = tile.count * heads;  // query j: row j / heads of the tile, head j % heads
-    for (u32 i = threadIdx.x; i < queries * a.dim; i += THREADS) {
-        u32 j = i / a.dim, e = i % a.dim;
-        room.q[j][e] = a.q[((u64)(tile.first + j / heads) * a.heads + head + j % heads) * a.dim + e];
+    for (u32 i = threadIdx.x; i < queries * a.of.dim; i += THREADS) {
+        u32 j = i / a.of.dim, e = i % a.of.dim;
+        room.q[j][e] = a.of.q[((u64)(tile.first + j / heads) * a.of.heads + head + j % heads) * a.of.dim + e];
     }
     Running total[PER];
 UNROLL
@@ -133,10 +132,10 @@ UNROLL
                 float dot[QUERIES] = {};
                 if (lane < n) {
                     u32 slot = room.slots[r][at];
-                    u64 page = page_start(kv_head, slot / PAGE, a.pages, a.dim);
-                    for (u32 e = 0; e < a.dim; e += 8) {
+                    u64 page = page_start(kv_head, slot / PAGE, a.of.pages, a.of.dim);
+                    for (u32 e = 0; e < a.of.dim; e += 8) {
                         float k[8];
-                        kv_load8<DTYPE>(a.kv, page + key_at(slot % PAGE, e), k);
+                        kv_load8<DTYPE>(a.of.kv, page + key_at(slot % PAGE, e), k);
 UNROLL
                         for (u32 j = 0; j < QUERIES; j++)
                             if (j < some)
@@ -149,14 +148,8 @@ UNROLL
                     if (j < some) room.score[r * heads + j][at] = dot[j];
 UNROLL_NOT
                 for (u32 query = r * heads; query < r * heads + some; query++) {
-                    float s = room.score[query][at] * a.scale;
-                    if (a.softcap > 0.0f) s = a.softcap * tanh_of(s / a.softcap);
-                    for (u32 b = 0; b < *a.bias_count; b++) {
-                        KeyBias bias = a.biases[b];
-                        u32 own = a.index[tile.first + query / heads];
-                        if (bias.place == place && bias.head == head + query % heads && own >= bias.first && own < bias.end)
-                            s += bias.add;
-                    }
+                    u32 own = a.index[tile.first + query / heads];
+                    float s = score_of(a.of, room.score[query][at], place, head + query % heads, own);
                     room.score[query][at] = lane < n ? s * LOG2E : -INFINITE;
                 }
             }
@@ -187,12 +180,12 @@ UNROLL_NOT
                 u32 n = same ? shared_keys : room.seen[r][warp], some = step * heads;
                 for (u32 i = 0; i < n; i++) {
                     u32 slot = room.slots[r][warp * WARP + i];
-                    u64 page = page_start(kv_head, slot / PAGE, a.pages, a.dim);
+                    u64 page = page_start(kv_head, slot / PAGE, a.of.pages, a.of.dim);
                     float v[PER];
 UNROLL
                     for (u32 c = 0; c < PER; c++) {
                         u32 e = lane + c * WARP;
-                        v[c] = e < a.dim ? kv_load<DTYPE>(a.kv, page + value_at(slot % PAGE, e, a.dim)) : 0.0f;
+                        v[c] = e < a.of.dim ? kv_load<DTYPE>(a.of.kv, page + value_at(slot % PAGE, e, a.of.dim)) : 0.0f;
                     }
 UNROLL
                     for (u32 j = 0; j < QUERIES; j++)
@@ -224,27 +217,27 @@ UNROLL
         for (u32 i = 0; i < PER; i++) join(total[i], own[i].acc, own[i].max, own[i].sum);
     }
     if (a.split && a.stand->stretches > 1) {
-        u32 stride = a.dim + 2;
+        u32 stride = a.of.dim + 2;
         auto partial = [&](u32 j, u32 s) {
-            return a.partials + (((u64)(tile.first + j / heads) * a.heads + head + j % heads) * gridDim.x + s) * stride;
+            return a.partials + (((u64)(tile.first + j / heads) * a.of.heads + head + j % heads) * gridDim.x + s) * stride;
         };
 UNROLL
         for (u32 i = 0; i < PER; i++) {
             u32 at = threadIdx.x + i * THREADS, j = at / (WARP * PER), e = at % (WARP * PER);
-            if (j >= queries || e >= a.dim) continue;
+            if (j >= queries || e >= a.of.dim) continue;
             float* p = partial(j, blockIdx.x);
             p[e] = total[i].acc;
-            if (e == 0) p[a.dim] = total[i].max, p[a.dim + 1] = total[i].sum;
+            if (e == 0) p[a.of.dim] = total[i].max, p[a.of.dim + 1] = total[i].sum;
         }
-        if (!last_block(a.counters + blockIdx.z * (a.kv_heads * parts) + blockIdx.y, a.stand->stretches, &room.flag)) return;
+        if (!last_block(a.counters + blockIdx.z * (a.of.kv_heads * parts) + blockIdx.y, a.stand->stretches, &room.flag)) return;
 UNROLL
         for (u32 i = 0; i < PER; i++) {
             u32 at = threadIdx.x + i * THREADS, j = at / (WARP * PER), e = at % (WARP * PER);
             total[i] = {0.0f, -INFINITE, 0.0f};
-            if (j >= queries || e >= a.dim) continue;
+            if (j >= queries || e >= a.of.dim) continue;
             for (u32 s = 0; s < a.stand->stretches; s++) {
                 const float* p = partial(j, s);
-                join(total[i], __ldcg(p + e), __ldcg(p + a.dim), __ldcg(p + a.dim + 1));
+                join(total[i], __ldcg(p + e), __ldcg(p + a.of.dim), __ldcg(p + a.of.dim + 1));
             }
         }
     }
@@ -252,12 +245,12 @@ UNROLL
     for (u32 i = 0; i < PER; i++) {
         // 32 neighbours of a query lie in one warp.
         u32 at = threadIdx.x + i * THREADS, j = at / (WARP * PER), e = at % (WARP * PER);
-        if (j >= queries || e - lane >= a.dim) continue;
-        u32 row = tile.first + j / heads, col = (head + j % heads) * a.dim + e;
+        if (j >= queries || e - lane >= a.of.dim) continue;
+        u32 row = tile.first + j / heads, col = (head + j % heads) * a.of.dim + e;
         float v = total[i].max == -INFINITE ? 0.0f : total[i].acc * (1.0f / total[i].sum);
         bool fine = true;
-        if (a.dim % WARP == 0) fine = prepare(a.out, row, col / WARP, v, 0.0f);
-        else if (e < a.dim) {
+        if (a.of.dim % WARP == 0) fine = prepare(a.out, row, col / WARP, v, 0.0f);
+        else if (e < a.of.dim) {
             a.out.floats[(u64)row * a.out.kp + col] = v;
             fine = fabsf(v) < INFINITE;
         }
@@ -267,7 +260,7 @@ UNROLL
 
 template <u32 PER> DEVICE void attend_per(const AttendArgs& a) {
     __shared__ Room<PER> room;
-    switch (a.dtype) {
+    switch (a.of.dtype) {
     case KV_F32: return attend<KV_F32, PER>(a, room);
     case KV_F16: return attend<KV_F16, PER>(a, room);
     default: return attend<KV_BF16, PER>(a, room);

@@ -100,3 +100,40 @@ DEVICE bool last_block(u32* counter, u32 count, u32* flag) {
     __threadfence();
     return *flag;
 }
+// Whether this warp is the last of `count` to come here, as last_block is for blocks.
+DEVICE bool last_warp(u32* counter, u32 count) {
+    __threadfence();
+    __syncwarp();
+    u32 before = 0;
+    if (lane_id() == 0) {
+        before = atomicAdd(counter, 1u);
+        if (before == count - 1) *counter = 0;
+    }
+    before = __shfl_sync(ALL, before, 0);
+    __threadfence();
+    return before == count - 1;
+}
+// Share `items` out to the last of `blocks` blocks that come here, when all have come: `each(i)` for those of this block.
+// No more than SHARE blocks wait, fewer than any GPU runs at once, so that those they wait for can run. `counters`: two
+// zeros, which are left so.
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+constexpr u32 SHARE = 8;
+#else
+constexpr u32 SHARE = 1;  // the host runs block after block: none can wait for another
+#endif
+template <class Each> DEVICE void last_blocks(u32* counters, u32 blocks, u32 items, u32* flag, Each each) {
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) *flag = atomicAdd(counters, 1u);
+    __syncthreads();
+    u32 some = least(least(items, blocks), SHARE), before = *flag;
+    if (before + some < blocks) return;
+    if (threadIdx.x == 0)
+        while (*(volatile u32*)counters < blocks) {
+        }
+    __syncthreads();
+    __threadfence();
+    for (u32 i = before + some - blocks; i < items; i += some) each(i);
+    __syncthreads();
+    if (threadIdx.x == 0 && atomicAdd(counters + 1, 1u) == some - 1) counters[0] = counters[1] = 0;
+}

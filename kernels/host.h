@@ -63,6 +63,7 @@ static inline unsigned __ballot_sync(unsigned, bool x) {
     return bits;
 }
 static inline unsigned atomicAdd(unsigned* p, unsigned x) { unsigned y = *p; *p += x; return y; }
+static inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long x) { unsigned long long y = *p; *p += x; return y; }
 static inline unsigned atomicMin(unsigned* p, unsigned x) { unsigned y = *p; if (x < y) *p = x; return y; }
 static inline float __int_as_float(int x) { float y; memcpy(&y, &x, 4); return y; }
 static inline int __float_as_int(float x) { int y; memcpy(&y, &x, 4); return y; }

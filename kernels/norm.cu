@@ -1,52 +1,9 @@
-// Norms that do not ride on a product: of rows that begin a stretch of layers, of layer norms, of norms behind a branch
-// (x += scale * norm(h)), of the head; and what a row's experts give, added up. One block a row, sums over strided threads:
-// the bits depend on the width alone.
+// Norms with a launch of their own: of rows that begin a stretch of layers, of layer norms and norms behind a branch where
+// rows are many, of the head.
 // geometry: grid (rows), THREADS
-#include "prepare.cuh"
+#include "norm.cuh"
 
 KERNEL(norm_rows, NormArgs, THREADS) {
     __shared__ float room[WARPS];
-    if (blockIdx.x >= a.stand->rows) return;
-    u32 row = blockIdx.x, step_row = a.index[row];
-    const float* from = a.h ? a.h + (u64)row * (a.shares ? a.parts : 1) * a.stride : a.x + (u64)step_row * a.k;
-    auto value = [&](u32 c) {
-        if (!a.shares) return from[c];
-        float v = 0.0f;
-        for (u32 i = 0; i < a.parts; i++) v = fmaf(a.shares[row * a.parts + i], from[(u64)i * a.stride + c], v);
-        return v;
-    };
-    float mean = 0.0f, scale = 1.0f;
-    if (a.weight) {
-        float sum = 0.0f;
-        if (a.kind == 1) {
-            for (u32 c = threadIdx.x; c < a.k; c += THREADS) sum += value(c);
-            mean = block_sum(sum, room) / (float)a.k;
-            sum = 0.0f;
-        }
-        for (u32 c = threadIdx.x; c < a.k; c += THREADS) {
-            float v = value(c) - mean;
-            sum = fmaf(v, v, sum);
-        }
-        scale = 1.0f / sqrtf(block_sum(sum, room) / (float)a.k + a.eps);
-    }
-    bool fine = true;
-    for (u32 tile = warp_id(); tile < (a.k + GROUP - 1) / GROUP; tile += WARPS) {
-        u32 col = tile * GROUP + lane_id();
-        bool inside = col < a.k;
-        float v = 0.0f, z = 0.0f;
-        if (inside) {
-            v = (value(col) - mean) * scale;
-            if (a.weight) v *= a.weight[col];
-            if (a.bias) v += a.bias[col];
-            if (a.add) {
-                float* to = a.add + (u64)step_row * a.k + col;
-                v = fmaf(a.scale, v, *to);
-                *to = v;
-            }
-            if (a.out) a.out[(u64)row * a.k + col] = v;
-            z = a.gain ? v * a.gain[col] : v;
-        }
-        fine &= prepare(a.next, row, tile, z, v);
-    }
-    if (!fine && lane_id() == 0) atomicMin(&a.bad[step_row], a.layer);
+    if (blockIdx.x < a.stand->rows) norm_row(a, blockIdx.x, room);
 }

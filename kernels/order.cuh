@@ -2,9 +2,9 @@
 #pragma once
 #include "common.cuh"
 
-// Orders floats as integers; larger first, then the lower id.
+// Orders floats as integers; larger first, then the lower id. Both zeros are one.
 DEVICE u64 order(float x, u32 id) {
-    u32 b = (u32)__float_as_int(x);
+    u32 b = (u32)__float_as_int(x + 0.0f);
     b = b >> 31 ? ~b : b | 0x80000000u;
     return (u64)b << 32 | (u32)~id;
 }

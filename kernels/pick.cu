@@ -1,10 +1,9 @@
 // Reductions of rows of logits where they lie: the largest, the k largest, statistics, asked log-probabilities, a choice.
-// Twin: crates/kernels/src/pick. Rows are reduced in pieces of PIECE tokens, joined in order.
+// Twin: crates/kernels/src/pick. Rows are reduced in pieces of PIECE tokens, joined in order; the last block of `peak` finds
+// what top-k and top-p leave of its row, where they are asked for.
 // geometry: grid (pieces, rows), THREADS; `peak`, then `pick`
-// bytes:    a row of logits twice
-#include "math.cuh"
-#include "order.cuh"
-#include "step.cuh"
+// bytes:    a row of logits twice; three times more for top-k, and for top-p
+#include "keep.cuh"
 
 DEVICE u64 block_most(u64 x, u64* room) {
     x = warp_most(x);
@@ -24,9 +23,41 @@ DEVICE double block_sum(double x, double* room) {
     return x;
 }
 
+// The peak of a row, of its pieces'.
+DEVICE Peak peak_of(const PickArgs& a, u32 row, u32 pieces) {
+    const Peak* peaks = a.peaks + (u64)row * pieces;
+    Peak all = {-INFINITE, -INFINITE, 0, 1};
+    for (u32 p = 0; p < pieces; p++) {
+        Peak peak = {__ldcg(&peaks[p].max), __ldcg(&peaks[p].second), __ldcg(&peaks[p].id), __ldcg(&peaks[p].sound)};
+        bool more = p == 0 || peak.max > all.max;
+        float low = more ? all.max : peak.max, high = more ? peak.second : all.second;
+        if (more) all.max = peak.max, all.id = peak.id;
+        all.second = high > low ? high : low;
+        all.sound &= peak.sound;
+    }
+    return all;
+}
+DEVICE u32 state_of(const Peak& all) { return !all.sound ? 1 : all.max == -INFINITE ? 2 : 0; }
+// The first in order that min-p excludes not; tokens at -inf are always excluded.
+DEVICE u64 edge_of(const Ask& ask, float max) {
+    float cut = -3.40282347e38f;
+    if (ask.min_p > 0.0f) {
+        // In the logits' own precision, as the twin has it.
+        double edge = (double)max + log((double)ask.min_p) * (double)ask.temperature;
+        cut = (float)edge < max ? (float)edge : max;
+        cut = cut > -3.40282347e38f ? cut : -3.40282347e38f;
+    }
+    return order(cut, ALL);
+}
+DEVICE bool runs_race(const Ask& ask) { return (ask.flags & 1) && ask.temperature > 0.0f; }
+DEVICE bool takes_top_k(const Ask& ask, u32 vocab) { return ask.top_k > 0 && ask.top_k < vocab; }
+DEVICE bool cuts(const Ask& ask, u32 vocab) { return runs_race(ask) && (takes_top_k(ask, vocab) || ask.top_p < 1.0f); }
+
 KERNEL(peak, PickArgs, THREADS) {
     __shared__ u64 room[WARPS];
     __shared__ float kept[PIECE];
+    __shared__ Bins bins;
+    __shared__ u32 flag;
     if (blockIdx.y >= a.stand->rows) return;
     u32 row = blockIdx.y, from = blockIdx.x * PIECE, n = least(a.vocab - from, PIECE);
     const float* logits = a.logits + (u64)row * a.vocab + from;
@@ -57,6 +88,15 @@ KERNEL(peak, PickArgs, THREADS) {
         }
         last = block_most(mine, room);
     }
+    const Ask& ask = a.asks[row];
+    if (!cuts(ask, a.vocab) || !last_block(a.counters + row, gridDim.x, &flag)) return;
+    Peak all = peak_of(a, row, gridDim.x);
+    if (state_of(all) != 0) return;
+    u64 edge = edge_of(ask, all.max);
+    logits = a.logits + (u64)row * a.vocab;
+    if (takes_top_k(ask, a.vocab)) edge = cut<false>(logits, a.vocab, all.max, ask, edge, bins);
+    if (ask.top_p < 1.0f) edge = cut<true>(logits, a.vocab, all.max, ask, edge, bins);
+    if (threadIdx.x == 0) a.edges[row] = edge;
 }
 
 // SplitMix64, as omnidecode_core::noise.
@@ -79,25 +119,12 @@ KERNEL(pick, PickArgs, THREADS) {
     u32 row = blockIdx.y, pieces = gridDim.x;
     const Ask& ask = a.asks[row];
     const float* logits = a.logits + (u64)row * a.vocab;
-    Peak all = a.peaks[(u64)row * pieces];
-    for (u32 p = 1; p < pieces; p++) {
-        Peak peak = a.peaks[(u64)row * pieces + p];
-        float low = peak.max > all.max ? all.max : peak.max, high = peak.max > all.max ? peak.second : all.second;
-        if (peak.max > all.max) all.max = peak.max, all.id = peak.id;
-        all.second = high > low ? high : low;
-        all.sound &= peak.sound;
-    }
-    u32 state = !all.sound ? 1 : all.max == -INFINITE ? 2 : 0;
-    bool runs = (ask.flags & 1) && ask.temperature > 0.0f && state == 0;
+    Peak all = peak_of(a, row, pieces);
+    u32 state = state_of(all);
+    bool runs = runs_race(ask) && state == 0;
     bool sums_up = (ask.flags & 2) && state == 0;
     u32 from = blockIdx.x * PIECE, n = least(a.vocab - from, PIECE);
-    float cut = -3.40282347e38f;
-    if (ask.min_p > 0.0f) {
-        // In the logits' own precision, as the twin has it.
-        double edge = (double)all.max + log((double)ask.min_p) * (double)ask.temperature;
-        cut = (float)edge < all.max ? (float)edge : all.max;
-        cut = cut > -3.40282347e38f ? cut : -3.40282347e38f;
-    }
+    u64 edge = cuts(ask, a.vocab) ? a.edges[row] : edge_of(ask, all.max);
     double sum = 0.0, tilt = 0.0, time = 1e308;
     u32 id = ALL;
     for (u32 i = threadIdx.x; i < n; i += THREADS) {
@@ -109,7 +136,7 @@ KERNEL(pick, PickArgs, THREADS) {
             sum += e;
             tilt += (double)y * e;
         }
-        if (runs && x >= cut && x > -INFINITE) {
+        if (runs && order(x, from + i) >= edge) {
             double weight = exp(((double)x - (double)all.max) / (double)ask.temperature);
             double t = -log(uniform(ask.key, from + i)) / weight;
             if (t < time) time = t, id = from + i;

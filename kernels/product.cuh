@@ -6,7 +6,9 @@
 // bytes:    the weights once for 16 * MT rows, 32 * kp activations a row from L2
 #pragma once
 #include "math.cuh"
-#include "prepare.cuh"
+#include "norm.cuh"
+#include "rope.cuh"
+#include "route.cuh"
 
 constexpr u32 TILE = 32;
 
@@ -61,6 +63,18 @@ template <class Sum> DEVICE void finish(const ProductArgs& a, u32 which, u32 til
     if (!fine && lane == 0) atomicMin(&a.bad[step_row], a.layer);
 }
 
+// What a warp does when it was the last to leave outputs of a row: the rest of a layer's work between two products.
+DEVICE void follow(const ProductArgs& a, u32 which, u32 tile, u32 row) {
+    if (a.tail == CHOSEN) {
+        if (last_warp(a.counters + row, a.ends[0])) choose_experts(a.route, row);
+    } else if (a.tail == ROTATED) {
+        u32 width = unit_of(a.rope, which), unit = tile * TILE / width, at = unit, from = unit * width;
+        for (u32 w = 0; w < which; w++) at += units_of(a.rope, w);
+        u32 columns = least(columns_of(a.rope, which) - from, width);
+        if (last_warp(a.counters + row * a.rope.units + at, (columns + TILE - 1) / TILE)) rope_unit(a.rope, which, row, unit);
+    }
+}
+
 // Which rows of activations a block multiplies: neighbours, or those that `of` lists.
 struct Neighbours {
     u32 first;
@@ -74,6 +88,7 @@ struct Listed {
 // `Inner::multiply(weights, in, rows, count, tile, y)` leaves 32 sums of each row in y, for all threads of the block.
 template <u32 MT, class Inner> DEVICE void product(const ProductArgs& a) {
     __shared__ Frame<MT> f;
+    __shared__ u32 flag;
     u32 rows = a.stand->rows, first = blockIdx.y * 16 * MT;
     if (first >= rows) return;
     u32 count = least(rows - first, 16 * MT), which = 0, tile = blockIdx.x;
@@ -85,19 +100,26 @@ template <u32 MT, class Inner> DEVICE void product(const ProductArgs& a) {
 UNROLL_NOT  // one body, not two
     for (u32 pass = 0; pass < passes; pass++)
         Inner::template multiply<MT>(a.w[which + pass], a.in, Neighbours{first}, count, tile, f.y[pass]);
-    for (u32 r = warp_id(); r < count; r += WARPS)
+    for (u32 r = warp_id(); r < count; r += WARPS) {
         finish(a, which, tile, first + r, first + r, [&](u32 pass) { return f.y[pass][r][lane_id()]; });
+        follow(a, which, tile, first + r);
+    }
+    if (a.tail == NORMED) {
+        u32 blocks = gridDim.x * ((rows + 16 * MT - 1) / (16 * MT));
+        last_blocks(a.counters, blocks, rows, &flag, [&](u32 row) { norm_row(a.norm, row, f.y[0][0]); });
+    }
 }
 
 // The same with the matrices of one expert, of the rows that chose it. Row `r`'s choice `c` is the pair r * per + c: what is
-// lifted (GATED, LIFT) is read by row and written by pair, what comes down (STORE) is read and written by pair.
+// lifted (GATED, LIFT) is read by row and written by pair. What comes down is read by pair; the warp that leaves the last part
+// of a row adds them all, in the order of the experts' ids, and ends the row as a product of its own would.
 //
 // geometry: grid (tiles of 32 outputs, rows / (16 * MT), experts), THREADS: a block without pairs ends at once
 template <u32 MT, class Inner> DEVICE void expert_product(const ProductArgs& a) {
     __shared__ Frame<MT> f;
     __shared__ u32 pairs[16 * MT], sources[16 * MT], votes[WARPS];
     u32 all = a.stand->rows * a.per, expert = blockIdx.z, first = blockIdx.y * 16 * MT, seen = 0;
-    bool down = a.mode == STORE;
+    bool down = a.shares != nullptr;
     // The expert's pairs in order, those of rank first..first + 16 * MT. All threads agree on `seen`.
     for (u32 base = 0; base < all && seen < first + 16 * MT; base += THREADS) {
         u32 pair = base + threadIdx.x;
@@ -122,8 +144,22 @@ UNROLL_NOT
         const Weights w = a.bank[pass * a.experts + expert];
         Inner::template multiply<MT>(w, a.in, Listed{sources}, count, tile, f.y[pass]);
     }
-    for (u32 r = warp_id(); r < count; r += WARPS)
-        finish(a, 0, tile, pairs[r], pairs[r] / a.per, [&](u32 pass) { return f.y[pass][r][lane_id()]; });
+    for (u32 r = warp_id(); r < count; r += WARPS) {
+        u32 pair = pairs[r], row = pair / a.per;
+        if (!down) {
+            finish(a, 0, tile, pair, row, [&](u32 pass) { return f.y[pass][r][lane_id()]; });
+            continue;
+        }
+        u32 n = a.w[0].n, col = tile * TILE + lane_id();
+        if (col < n) a.parts[(u64)pair * n + col] = f.y[0][r][lane_id()];
+        if (!last_warp(a.arrived + row * gridDim.x + tile, a.per)) continue;
+        finish(a, 0, tile, row, row, [&](u32) {
+            float sum = 0.0f;
+            for (u32 c = row * a.per; c < (row + 1) * a.per; c++)
+                if (col < n) sum = fmaf(a.shares[c], __ldcg(a.parts + (u64)c * n + col), sum);
+            return sum;
+        });
+    }
 }
 
 // Add the warps' sums in the order of warps. acc[strip][m][i]: strip of 8 columns, 16 rows each m, i as in mma.cuh.

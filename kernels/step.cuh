@@ -60,6 +60,10 @@ struct Clamp {
 };
 constexpr u32 CLAMP_SET = 0, CLAMP_ADD = 1, CLAMP_SCALE = 2, CLAMP_POST = 3;
 
+struct UnpackArgs {
+    Weights w;
+    u16* out;  // [n, kp] of bf16
+};
 struct EmbedArgs {
     Weights table;
     Acts next;
@@ -91,8 +95,32 @@ struct NormArgs {
     u32 kind, k, layer;   // kind 0 RMS, 1 layer norm
     float eps, scale;
     u32 stride;           // of h
-    const float* shares;  // [rows, parts]: h is the sum of `parts` rows of h by these shares; or null
-    u32 parts, reserved;
+};
+struct RouteArgs {
+    const float* scores;  // [rows, experts]
+    u32* chosen;          // [rows, per], ascending
+    float* shares;        // [rows, per]
+    const Stand* stand;
+    u32 experts, per, normalize, reserved;
+};
+
+struct RopeArgs {
+    float* q;
+    float* k;
+    float* v;
+    const float* q_norm;
+    const float* k_norm;
+    const float* angles;  // [positions, rotary]: cosines, then sines; or null
+    u8* kv;               // this layer's keys and values
+    const Row* rows;
+    const u32* index;
+    const Stand* stand;
+    u32 heads, kv_heads, dim, rotary;
+    u32 q_piece, k_piece;  // what is normed together: a head or all of them
+    u32 q_unit, k_unit, v_unit, units;  // columns that a warp does at once: whole heads, tiles, norms; how many in all
+    u32 interleaved, dtype, pages, reserved;
+    float eps;
+    u32 positions;
 };
 struct ProductArgs {
     Weights w[3];
@@ -115,38 +143,31 @@ struct ProductArgs {
     u32 mode, act, layer;
     float scale, cap;
     u32 per, experts;
+    const float* shares;        // `experts*`, what comes down: [rows, per]; the last expert of a row adds them all up
+    float* parts;               // [rows, per, n]: what each gives
+    u32* arrived;               // a zero for each row and tile
+    // What follows when the outputs of a row (ROTATED: of a unit of it) are there.
+    u32* counters;              // zeros: of rows or units; NORMED: two
+    u32 tail, reserved;
+    NormArgs norm;
+    RopeArgs rope;
+    RouteArgs route;
 };
 constexpr u32 STORE = 0, ADD = 1, GATED = 2, LIFT = 3;
+constexpr u32 NOTHING = 0, NORMED = 1, ROTATED = 2, CHOSEN = 3;
 
-struct RouteArgs {
-    const float* scores;  // [rows, experts]
-    u32* chosen;          // [rows, per], ascending
-    float* shares;        // [rows, per]
-    const Stand* stand;
-    u32 experts, per, normalize, reserved;
-};
-
-struct RopeArgs {
-    float* q;
-    float* k;
-    float* v;
-    const float* q_norm;
-    const float* k_norm;
-    const float* angles;  // [positions, rotary]: cosines, then sines; or null
-    u8* kv;               // this layer's keys and values
-    const Row* rows;
-    const u32* index;
-    const Stand* stand;
-    u32 heads, kv_heads, dim, rotary;
-    u32 q_piece, k_piece;  // what is normed together: a head or all of them
-    u32 interleaved, dtype, pages, reserved;
-    float eps;
-    u32 positions;
-};
-struct AttendArgs {
-    Acts out;
+// A layer's queries, its store, and what bends the scores.
+struct Attention {
     const float* q;
     const u8* kv;
+    const KeyBias* biases;
+    const u32* bias_count;
+    u32 heads, kv_heads, dim, dtype, pages, window;
+    float scale, softcap;
+};
+struct AttendArgs {
+    Attention of;
+    Acts out;
     const Row* rows;
     const u32* index;
     const Stand* stand;
@@ -154,13 +175,10 @@ struct AttendArgs {
     const u32* spans;  // start and end
     const Visible* extras;
     const u32* table;
-    const KeyBias* biases;
-    const u32* bias_count;
     float* partials;
     u32* counters;
-    u32 heads, kv_heads, dim, dtype, pages, window, split, layer;
-    float scale, softcap;
     u32* bad;
+    u32 split, layer;
 };
 // A row whose attention weights are read.
 struct Mass {
@@ -170,17 +188,12 @@ struct Mass {
     u32 before;         // keys of the masses before it in this launch
 };
 struct MassArgs {
-    const float* q;
-    const u8* kv;
+    Attention of;
     const Mass* masses;
     const Visible* keys;
-    const KeyBias* biases;
-    const u32* bias_count;
     float* weights;  // [keys of all masses, heads]: heads of one mass one after the other
     float* out;
     u32* counters;   // a zero for each mass
-    u32 heads, kv_heads, dim, dtype, pages, reserved;
-    float scale, softcap;
 };
 struct GatherArgs {
     const float* x;
@@ -193,7 +206,8 @@ struct GatherArgs {
 // What is asked of a row of logits.
 struct Ask {
     u64 key;
-    float temperature, min_p;
+    float temperature, min_p, top_p;
+    u32 top_k;                         // 0: all
     u32 top, asked, asked_end, flags;  // flags: 1 choose, 2 statistics
 };
 struct Peak {
@@ -226,6 +240,7 @@ struct PickArgs {
     Candidate* tops;        // [rows, TOP]
     float* logprobs;        // of the asked
     Found* found;
+    u64* edges;             // [rows]: the last in order that may be chosen, where top-k or top-p cut
     u32* counters;
     u32 vocab, count;
 };

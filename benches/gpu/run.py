@@ -156,10 +156,10 @@ def spent(llm: LLM) -> float:
 
 
 def decode_seconds(
-    llm: LLM, context: int, strategy: str = "plain", tokens: int = 64, turns: int = 5
+    llm: LLM, context: int, strategy: str = "plain", tokens: int = 64, turns: int = 5, **sampling: float
 ) -> dict[str, float]:
     """Median seconds a token and tokens a forward of one request, after a turn that is thrown away."""
-    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+    params = SamplingParams(**{"temperature": 0, **sampling}, max_tokens=tokens, ignore_eos=True)
     each, per_forward = [], 1.0
     for turn in range(turns + 1):
         stamps = []
@@ -332,8 +332,17 @@ def main() -> int:
         model["decode"] = {context: decode_seconds(llm, context) for context in contexts}
         model["token-recycling"] = {context: decode_seconds(llm, context, "token-recycling") for context in contexts}
         model["rows"] = row_seconds(llm, [1, 2, 4, 8, 16, 32, 64], contexts[-1])
+        cuts = {"none": {}, "top-k": {"top_k": 50}, "top-p": {"top_p": 0.9}}
+        model["sampled"] = {cut: decode_seconds(llm, contexts[0], temperature=1, **law) for cut, law in cuts.items()}
+        model["prompt"] = prompt_seconds(llm, contexts[-1])
+        model["host rows"] = llm.stats()["host_rows"]
         if reference is not None:
             reference.close()
+    if on_gpu or emulated:
+        # The named mode: products of many rows by the library, quantized weights unpacked for it.
+        with LLM(options.model, device=options.device, row_invariant=False) as llm:
+            model["prompt, rows not invariant"] = prompt_seconds(llm, contexts[-1])
+            model["library products"] = llm.stats()["library_products"]
     results["noise"] = {}
     for name in options.shapes.split():
         folder = noise_model(Path(options.scratch), name)

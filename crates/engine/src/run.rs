@@ -125,11 +125,12 @@ impl Runner {
             all.borrow_mut()[item].readings.add(&step.reads[i], reading);
         };
         let clock = Instant::now();
-        let on_host = model.network.host_rows();
+        let (on_host, in_library) = (model.network.host_rows(), model.network.library_products());
         let result = catch_unwind(AssertUnwindSafe(|| model.network.run(step, &mut bend, &mut each)));
         let nanoseconds = clock.elapsed().as_nanos() as u64;
         stats.network_ns += nanoseconds;
         stats.host_rows += model.network.host_rows() - on_host;
+        stats.library_products += model.network.library_products() - in_library;
         stats.forwards += 1;
         stats.rows += step.rows.len() as u64;
         match result {

@@ -57,6 +57,8 @@ pub struct Stats {
     pub polls: u64,
     /// Rows of logits that left the device of their network: something about them was left to the host.
     pub host_rows: u64,
+    /// Products in a library whose sums depend on how many rows there are: none where decoding is row-invariant.
+    pub library_products: u64,
     /// Nanoseconds inside networks.
     pub network_ns: u64,
     /// Nanoseconds from the start of a turn that ran a step to its end.

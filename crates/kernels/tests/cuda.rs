@@ -34,6 +34,7 @@ checks! {
     embeddings_of_every_format,
     norms_of_their_own,
     rotation_is_the_twin_s_and_fills_slots,
+    rows_are_gathered,
     slots_are_copied_in_order,
     trees_are_verified_as_the_twin_does,
     statistics_largest_and_choices_are_the_cpu_s,
@@ -45,4 +46,9 @@ checks! {
     products_by_the_library_end_as_the_own,
     neurons_are_clamped,
     attention_weights_are_the_softmax,
+    norms_behind_products,
+    rotation_behind_products,
+    choices_behind_routers,
+    quantized_weights_are_unpacked,
+    choices_are_cut_as_the_cpu_cuts,
 }

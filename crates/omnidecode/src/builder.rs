@@ -172,6 +172,9 @@ impl Network for Limited {
     fn host_rows(&self) -> u64 {
         self.decoder.host_rows()
     }
+    fn library_products(&self) -> u64 {
+        self.decoder.library_products()
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ impl Llm {
             "evictions": stats.evictions,
             "polls": stats.polls,
             "host_rows": stats.host_rows,
+            "library_products": stats.library_products,
             "network_seconds": stats.network_ns as f64 / 1e9,
             "turn_seconds": stats.turn_ns as f64 / 1e9,
             "running": stats.running,

@@ -35,6 +35,8 @@ fn decode(llm: &Llm, name: &str) -> Result<Vec<Vec<u32>>, Error> {
         let temperature = if i < 2 { 0.0 } else { 1.0 };
         let sampling =
             Sampling { max_tokens: Some(10), temperature, seed: u64::from(i), ignore_eos: true, ..Sampling::default() };
+        // Cut by number and by mass, too.
+        let sampling = if i == 3 { Sampling { top_k: 40, top_p: 0.7, ..sampling } } else { sampling };
         let strategy = strategy(name, &Options::new())?;
         Ok(llm.submit(llm.request_with(ids(i % 2), strategy, sampling, true)?))
     };
@@ -76,10 +78,10 @@ fn exact_strategies_give_what_plain_gives() {
 #[test]
 fn what_is_left_to_the_host_is_counted_and_the_faster_mode_says_what_it_is() {
     let Some(llm) = open("llama", false) else { return };
-    let sampling = Sampling { max_tokens: Some(3), temperature: 1.0, top_p: 0.5, ..Sampling::default() };
+    let sampling = Sampling { max_tokens: Some(3), temperature: 1.0, typical_p: 0.5, ..Sampling::default() };
     let answer = llm.submit(llm.request(ids(0), "plain", &Options::new(), sampling).expect("a request")).collect();
     assert_eq!(answer.end.expect("it ends").guarantee, Guarantee::Approximate);
-    assert_eq!(llm.stats().host_rows, 3, "top-p is cut on the host");
+    assert_eq!(llm.stats().host_rows, 3, "typical mass is cut on the host");
     let refused = Llm::builder(model("llama").path()).row_invariant(false).open();
     assert!(matches!(refused, Err(Error::Model(e)) if e.to_string().contains("row_invariant")));
 }

@@ -113,6 +113,8 @@ calls! {
         ExpertLines64, Epilogue;
     /// A product by the library, if the device has one.
     Matmul(MatmulArgs):;
+    /// A quantized matrix as bf16, for the library.
+    Unpack(UnpackArgs): Unpack;
     /// The choice of experts.
     Route(RouteArgs): Route;
     /// Rotation, keys and values to their slots.
@@ -149,6 +151,7 @@ pub enum Entry {
     ExpertLines64,
     Epilogue,
     Matmul,
+    Unpack,
     Route,
     Rope,
     Attend64,
@@ -178,6 +181,7 @@ const fn entry_name(entry: Entry) -> &'static str {
         Entry::ExpertLines64 => "expert_lines64",
         Entry::Epilogue => "epilogue",
         Entry::Matmul => "matmul",
+        Entry::Unpack => "unpack",
         Entry::Route => "route",
         Entry::Rope => "rope",
         Entry::Attend64 => "attend64",

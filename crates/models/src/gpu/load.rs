@@ -1,13 +1,14 @@
 //! From weights on disk to a device: each tensor is packed on the host and copied once.
 use super::memory::Arena;
+use super::model::{Angles, Before, Experts, Feed, Inner, Layer, Linear, Model, Norm};
 use super::{GpuDecoder, Options, network_error};
 use crate::config::{self, Activation, NormKind, NormPlacement, QkNorm, RopeLayout};
 use crate::decoder::{adapts, card};
 use crate::error::{ModelError, Result};
 use crate::files::{Field, Part, Weights};
 use omnidecode_kernels::cuda::args::{self, Plain, TOP};
-use omnidecode_kernels::cuda::pack::{Format, pack};
-use omnidecode_kernels::cuda::{Address, Buffer, Device, Kept};
+use omnidecode_kernels::cuda::pack::pack;
+use omnidecode_kernels::cuda::{Address, Buffer, Device};
 use omnidecode_kernels::dtype::Dtype;
 use omnidecode_kernels::kv::KvDtype;
 use omnidecode_kernels::rope::{Rope, RopeLayout as Pairing};
@@ -15,114 +16,6 @@ use std::collections::HashMap;
 
 /// Widest head that attention has a kernel for.
 const WIDEST: usize = 256;
-
-/// A norm on the device.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Norm {
-    pub weight: Address,
-    pub bias: Address,
-    pub layer_norm: bool,
-    pub eps: f32,
-    /// Numbers of its weight.
-    pub width: usize,
-}
-
-/// What stands before a product of the residual stream.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Before {
-    /// An RMS norm, which rides on the launches around.
-    Rides(Norm),
-    /// A norm with a launch of its own.
-    Apart(Norm),
-    /// None.
-    Plain,
-}
-
-/// A product with an optional bias.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Linear {
-    pub weights: args::Weights,
-    pub format: Format,
-    pub bias: Address,
-}
-
-/// The feed-forward part.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Feed {
-    pub before: Before,
-    pub act: u32,
-    pub inner: Inner,
-    pub post: Option<Norm>,
-}
-/// What a feed-forward part multiplies with.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Inner {
-    Dense { gate: Option<Linear>, up: Linear, down: Linear },
-    Sparse(Experts),
-}
-impl Inner {
-    /// The forms of rows that its first products read.
-    pub fn forms(&self) -> u32 {
-        match self {
-            Inner::Dense { gate, up, .. } => up.format.form() | gate.map_or(0, |g| g.format.form()),
-            Inner::Sparse(experts) => experts.router.format.form() | experts.up.format.form(),
-        }
-    }
-}
-
-/// A mixture of experts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Experts {
-    pub router: Linear,
-    pub count: usize,
-    pub per_token: usize,
-    pub normalize: bool,
-    /// Sizes and kind of every gate and up product, and of every down product.
-    pub up: Linear,
-    pub down: Linear,
-    /// `count` gates, `count` ups; `count` downs.
-    pub lifts: Address,
-    pub downs: Address,
-}
-
-/// A layer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Layer {
-    pub before: Before,
-    pub qkv: [Linear; 3],
-    pub q_norm: Option<Norm>,
-    pub k_norm: Option<Norm>,
-    pub o: Linear,
-    pub post: Option<Norm>,
-    pub feed: Option<Feed>,
-    pub rope: Option<usize>,
-    pub window: Option<usize>,
-    pub scale: f32,
-}
-
-/// Cosines and sines.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Angles {
-    pub table: Address,
-    pub rotary: usize,
-}
-
-/// All weights.
-pub(super) struct Model {
-    pub embedding: Linear,
-    pub learned: Option<(Address, usize)>,
-    pub layers: Vec<Layer>,
-    pub norm: Option<Norm>,
-    pub head: Linear,
-    pub angles: Vec<Angles>,
-    /// Bytes of all weights.
-    pub bytes: usize,
-    /// Bytes that one row reads: of experts, those that it uses; the head, not the embedding.
-    pub row_bytes: usize,
-    pub head_bytes: usize,
-    /// An adapter holds that of its model too.
-    pub memory: Vec<Kept>,
-}
 
 impl GpuDecoder {
     /// Put a model on a device.
@@ -179,6 +72,8 @@ impl GpuDecoder {
         let own = main.map_or(if float { KvDtype::F32 } else { KvDtype::F16 }, |main| main.kv_dtype);
         let library = !options.row_invariant && device.library().is_ok();
         let arena = Arena::new(&mut *device, &config, library).map_err(device_error)?;
+        let unpacked = if library { model.largest_quantized() * 2 } else { 0 };
+        let unpacked = device.alloc(unpacked).map_err(device_error)?;
         // Everything is there before another stream reads it.
         device.read(&arena.inputs, 0, &mut []).map_err(device_error)?;
         let mut card = card(&config, weights);
@@ -193,6 +88,7 @@ impl GpuDecoder {
             kv_dtype: options.kv_dtype.unwrap_or(own),
             graphs: options.graphs,
             library,
+            unpacked,
             plans: HashMap::new(),
             failed: None,
             staging: Vec::new(),
@@ -332,10 +228,12 @@ impl Source<'_> {
             QkNorm::None => Ok(None),
             _ => source.norm(at, part).map(Some),
         };
+        // They are multiplied in one launch: on integers, or not.
+        let float = self.mixed(index, [Part::Q, Part::K, Part::V].into_iter());
         let qkv = [
-            self.linear(at, Part::Q, config.qkv_bias)?,
-            self.linear(at, Part::K, config.qkv_bias)?,
-            self.linear(at, Part::V, config.qkv_bias)?,
+            self.linear_as(at, Part::Q, config.qkv_bias, float)?,
+            self.linear_as(at, Part::K, config.qkv_bias, float)?,
+            self.linear_as(at, Part::V, config.qkv_bias, float)?,
         ];
         let none = config.intermediate == 0 && !own.sparse;
         let feed = if none { None } else { Some(self.feed(index, post)?) };

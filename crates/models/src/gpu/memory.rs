@@ -1,11 +1,19 @@
 //! Buffers: made for a size of step, grown when a step does not fit, never in between.
 use super::layout::{Needs, Sections};
-use crate::config::Config;
+use crate::config::{Config, QkNorm};
 use crate::network::PAGE;
-use omnidecode_kernels::cuda::args::{Acts, Ask, CHUNK, Candidate, Found, PIECE, Peak, Piece, QUERIES, Stand, TOP};
+use omnidecode_kernels::cuda::args::{
+    Acts, Ask, CHUNK, Candidate, Found, PIECE, Peak, Piece, QUERIES, Stand, TILE, TOP,
+};
 use omnidecode_kernels::cuda::{Address, Buffer, Device, DeviceError};
 use omnidecode_kernels::kv::KvDtype;
 
+/// Rows that a block of a product takes, at most. Up to so many, what stands between two products is done by the last blocks of the
+/// first; and the own products run even where the library is used.
+pub(super) const MANY: usize = 64;
+/// Rows from which quantized weights go to the library, where it is used, as bf16 numbers that a launch makes of them. An estimate by
+/// bytes, no measurement: the own products read a matrix once for [`MANY`] rows, at 0.6 to 1.1 bytes a weight; to unpack it costs 5.
+pub(super) const UNPACKED: usize = 256;
 /// Slots that are copied in one launch.
 pub(super) const MOVES: usize = 4096;
 /// Rows of logits that are in memory at once.
@@ -95,7 +103,9 @@ pub(super) struct Mixture {
     /// Rows times experts of a row.
     pub lifted: Rows,
     /// `[rows, per token, hidden]`.
-    pub down: Buffer,
+    pub parts: Buffer,
+    /// A zero for each row and tile of `hidden`.
+    pub arrived: Buffer,
 }
 impl Mixture {
     fn new(device: &mut dyn Device, config: &Config, rows: usize) -> Result<Self, DeviceError> {
@@ -106,7 +116,8 @@ impl Mixture {
             chosen: device.alloc(pairs * 4)?,
             shares: device.alloc(pairs * 4)?,
             lifted: Rows::new(device, pairs, experts.intermediate)?,
-            down: device.alloc(pairs * config.hidden * 4)?,
+            parts: device.alloc(pairs * config.hidden * 4)?,
+            arrived: device.alloc(rows * config.hidden.div_ceil(TILE) * 4)?,
         })
     }
 }
@@ -147,6 +158,8 @@ pub(super) struct Arena {
     library: bool,
     pub partials: Buffer,
     pub counters: Buffer,
+    /// Zeros, for what follows products of few rows.
+    pub tails: Buffer,
     // The head.
     pub read_inputs: Buffer,
     pub outputs: Buffer,
@@ -157,6 +170,7 @@ pub(super) struct Arena {
     pub peaks: Buffer,
     pub pieces: Buffer,
     pub candidates: Buffer,
+    pub edges: Buffer,
     pub pick_counters: Buffer,
     pub moves: Buffer,
 }
@@ -171,6 +185,23 @@ pub(super) fn tile(config: &Config) -> (usize, usize, usize) {
     let per = config.heads / config.kv_heads;
     let wide = per.min(QUERIES);
     (wide, per.div_ceil(wide), QUERIES / wide)
+}
+
+/// Columns of queries, keys and values that are rotated and stored at once, when a product has left them: whole heads, whole tiles of
+/// the product; all of them where they are normed together.
+pub(super) fn units(config: &Config) -> [usize; 3] {
+    let (mut unit, dim) = (config.head_dim, config.head_dim);
+    while !unit.is_multiple_of(TILE) {
+        unit += dim;
+    }
+    let whole = config.qk_norm == QkNorm::Whole;
+    let part = |heads: usize| if whole { heads * dim } else { unit };
+    [part(config.heads), part(config.kv_heads), unit]
+}
+/// How many that are.
+pub(super) fn units_of_a_row(config: &Config) -> usize {
+    let heads = [config.heads, config.kv_heads, config.kv_heads];
+    units(config).iter().zip(heads).map(|(unit, heads)| (heads * config.head_dim).div_ceil(*unit)).sum()
 }
 
 /// Whether stretches are shared out to blocks.
@@ -227,6 +258,7 @@ impl Arena {
             library: false,
             partials: Buffer::default(),
             counters: Buffer::default(),
+            tails: Buffer::default(),
             read_inputs: Buffer::default(),
             outputs: Buffer::default(),
             normed: Buffer::default(),
@@ -235,6 +267,7 @@ impl Arena {
             peaks: Buffer::default(),
             pieces: Buffer::default(),
             candidates: Buffer::default(),
+            edges: Buffer::default(),
             pick_counters: Buffer::default(),
             moves: Buffer::default(),
         }
@@ -250,8 +283,11 @@ impl Arena {
         {
             device.free(buffer);
         }
-        let Mixture { scores, chosen, shares, lifted, down } = self.mixture;
-        for buffer in [self.masses, self.mass_room, self.mass_counters, scores, chosen, shares, down] {
+        let Mixture { scores, chosen, shares, lifted, parts, arrived } = self.mixture;
+        for buffer in [self.masses, self.mass_room, self.mass_counters, self.tails, self.edges] {
+            device.free(buffer);
+        }
+        for buffer in [scores, chosen, shares, parts, arrived] {
             device.free(buffer);
         }
         for buffer in self.sums {
@@ -308,6 +344,7 @@ impl Arena {
             library,
             partials: device.alloc(most)?,
             counters: device.alloc(rows * config.kv_heads * groups * 4)?,
+            tails: device.alloc(MANY * units_of_a_row(config) * 4)?,
             read_inputs: device.alloc(asked + needs.asked * 4)?,
             outputs: device.alloc(tops + READS * TOP * size_of::<Candidate>())?,
             parts: ReadParts { index, asks, asked, found, logprobs, tops },
@@ -317,6 +354,7 @@ impl Arena {
             peaks: device.alloc(READS * pieces * size_of::<Peak>())?,
             pieces: device.alloc(READS * pieces * size_of::<Piece>())?,
             candidates: device.alloc(READS * pieces * TOP * size_of::<Candidate>())?,
+            edges: device.alloc(READS * 8)?,
             pick_counters: device.alloc(READS * 4)?,
             moves: device.alloc(4 + MOVES * 8)?,
             needs,

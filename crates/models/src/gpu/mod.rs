@@ -1,11 +1,14 @@
 //! The decoder on a GPU: the same steps, the same store of keys and values, kernels in place of loops.
 //!
 //! All buffers stand before the first step and what varies is read from device memory, so that a step is a list of
-//! launches which depends on a few sizes only ([`plan::Key`]): made once for each, and captured as a graph. At most six
-//! launches a layer: queries, keys and values; rotation; attention; output and residual sum; gate and up; down and residual
-//! sum. Norms before a product ride on it: the launch before leaves the sums of squares, the product divides at its end.
+//! launches which depends on a few sizes only ([`plan::Key`]): made once for each, and captured as a graph. Five launches
+//! a layer: queries, keys and values with rotation and slots; attention; output and residual sum; gate and up; down and
+//! residual sum. Norms before a product ride on it: the launch before leaves the sums of squares, the product divides at
+//! its end. What needs a whole row between two products (rotation, norms behind branches, layer norms, the choice of
+//! experts) is done by those blocks of the first that leave its last parts.
 //!
-//! A mixture of experts takes three launches more: router, choice, and the sum of what the experts give.
+//! A mixture of experts takes six: the router with the choice, gate and up of the experts, down with their sum. Where
+//! rows are many, what stands between products has launches of its own.
 //!
 //! The bits of a row do not depend on what runs beside it (law 1), nor on whether a graph or the launches ran. Only
 //! without [`Options::row_invariant`] do they depend on how many rows there are.
@@ -13,6 +16,7 @@ mod layout;
 mod load;
 mod masses;
 mod memory;
+mod model;
 mod plan;
 mod read;
 
@@ -23,7 +27,7 @@ use crate::step::{Reading, Step};
 use memory::{Arena, Store};
 pub use omnidecode_kernels::cuda::Device;
 use omnidecode_kernels::cuda::args::{AcceptArgs, Plain};
-use omnidecode_kernels::cuda::{Call, DeviceError, Entry, Gpu, Launch};
+use omnidecode_kernels::cuda::{Buffer, Call, DeviceError, Entry, Gpu, Launch};
 pub use omnidecode_kernels::cuda::{Card, built_for, cards, check, library_version};
 use omnidecode_kernels::kv::KvDtype;
 use plan::{Key, Planned};
@@ -36,8 +40,8 @@ pub struct Options {
     pub kv_dtype: Option<KvDtype>,
     /// Run steps as captured graphs. Off, the same launches run one by one and give the same bits.
     pub graphs: bool,
-    /// The bits of a row depend on nothing beside it. Off, products in bf16 of many rows run in cuBLASLt, where the machine has
-    /// it: faster prompts, but a row's bits depend on how many rows there are.
+    /// The bits of a row depend on nothing beside it. Off, products of many rows run in cuBLASLt, where the machine has it, quantized
+    /// weights unpacked to bf16 for it: faster prompts, but a row's bits depend on how many rows there are.
     pub row_invariant: bool,
 }
 impl Default for Options {
@@ -52,13 +56,15 @@ pub struct GpuDecoder {
     device: Box<dyn Device>,
     config: Config,
     card: ModelCard,
-    model: load::Model,
+    model: model::Model,
     arena: Arena,
     store: Option<Store>,
     kv_dtype: KvDtype,
     graphs: bool,
     /// Whether products of many rows run in the library.
     library: bool,
+    /// Room for a quantized matrix as the library reads it.
+    unpacked: Buffer,
     plans: HashMap<Key, Planned>,
     /// Why slots could not be copied: told at the next step.
     failed: Option<DeviceError>,
@@ -78,15 +84,19 @@ pub struct Counts {
     pub graphs: u64,
     /// Products that ran in the library.
     pub library_products: u64,
-    /// Rows of logits that were copied to the host: because all logits were asked for, a processor bends them, or the choice is
-    /// cut by top-k, top-p or typical mass, which only the host does so far.
+    /// Quantized matrices that were unpacked for it.
+    pub unpacked: u64,
+    /// Rows of logits that were copied to the host: because all logits were asked for, more than 64 of the largest were, a
+    /// processor bends them, or the choice is cut by typical mass, which only the host does.
     pub host_rows: u64,
 }
 
 impl Counts {
     fn add(&mut self, launches: &[Launch]) {
         self.launches += launches.len() as u64;
-        self.library_products += launches.iter().filter(|l| l.entry == Entry::Matmul).count() as u64;
+        let count = |entry| launches.iter().filter(|l| l.entry == entry).count() as u64;
+        self.library_products += count(Entry::Matmul);
+        self.unpacked += count(Entry::Unpack);
     }
 }
 
@@ -193,6 +203,10 @@ impl Network for GpuDecoder {
 
     fn host_rows(&self) -> u64 {
         self.counts.host_rows
+    }
+
+    fn library_products(&self) -> u64 {
+        self.counts.library_products
     }
 }
 

@@ -16,10 +16,7 @@ fn wants_logits(read: &RowRead) -> bool {
 }
 /// Whether the device makes this choice.
 fn chooses(read: &RowRead) -> bool {
-    read.choice.is_some_and(|c| {
-        let warp = c.warp;
-        warp.temperature <= 0.0 || (warp.top_k == 0 && warp.top_p >= 1.0 && warp.typical_p >= 1.0)
-    })
+    read.choice.is_some_and(|c| c.warp.temperature <= 0.0 || c.warp.typical_p >= 1.0)
 }
 /// Whether the row's logits go to the host.
 fn travels(read: &RowRead) -> bool {
@@ -101,6 +98,8 @@ impl GpuDecoder {
                 key: choice.map_or(0, |c| c.key.word()),
                 temperature: choice.map_or(0.0, |c| c.warp.temperature),
                 min_p: choice.map_or(0.0, |c| c.warp.min_p.min(1.0)),
+                top_p: choice.map_or(1.0, |c| c.warp.top_p),
+                top_k: choice.map_or(0, |c| c.warp.top_k.min(u32::MAX as usize) as u32),
                 top: if read.top > TOP { 0 } else { read.top as u32 },
                 asked: read.asked.start as u32,
                 asked_end: read.asked.end as u32,

@@ -25,7 +25,11 @@ plain! {
         temperature: f32,
         /// Least share of the largest probability.
         min_p: f32,
-        /// How many of the largest.
+        /// Mass of the fewest largest that may be chosen; 1: all.
+        top_p: f32,
+        /// How many of the largest may be chosen; 0: all.
+        top_k: u32,
+        /// How many of the largest are read.
         top: u32,
         /// First of the asked tokens.
         asked: u32,
@@ -106,6 +110,8 @@ plain! {
         logprobs: Address,
         /// `[rows]`.
         found: Address,
+        /// `[rows]`: the last in order that may be chosen.
+        edges: Address,
         /// A zero for each row.
         counters: Address,
         /// Tokens.

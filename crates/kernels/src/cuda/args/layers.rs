@@ -71,12 +71,80 @@ plain! {
         scale: f32,
         /// Numbers from one row of `h` to the next.
         stride: u32,
-        /// `[rows, parts]`: what is normed is the sum of `parts` rows of `h` by these shares; or none.
+    }
+    /// Arguments of `route`.
+    RouteArgs {
+        /// `[rows, experts]`.
+        scores: Address,
+        /// `[rows, per]`, ascending.
+        chosen: Address,
+        /// `[rows, per]`: their weights.
         shares: Address,
-        /// Rows of `h` that are one row of the step.
-        parts: u32,
+        /// How many rows.
+        stand: Address,
+        /// Experts.
+        experts: u32,
+        /// Experts of a row.
+        per: u32,
+        /// Whether the weights of a row sum to one.
+        normalize: u32,
         /// 0.
         reserved: u32,
+    }
+    /// Arguments of `rope`.
+    RopeArgs {
+        /// Queries `[rows, heads * dim]`, rotated in place.
+        q: Address,
+        /// Keys.
+        k: Address,
+        /// Values.
+        v: Address,
+        /// Norm of queries, or none.
+        q_norm: Address,
+        /// Norm of keys, or none.
+        k_norm: Address,
+        /// `[positions, rotary]`, or none.
+        angles: Address,
+        /// Keys and values of the layer.
+        kv: Address,
+        /// All rows of the step.
+        rows: Address,
+        /// Rows that run.
+        index: Address,
+        /// How many.
+        stand: Address,
+        /// Query heads.
+        heads: u32,
+        /// Kv heads.
+        kv_heads: u32,
+        /// Head size.
+        dim: u32,
+        /// Numbers of a head that are rotated.
+        rotary: u32,
+        /// Numbers of a row of queries that are normed together.
+        q_piece: u32,
+        /// The same of keys.
+        k_piece: u32,
+        /// Columns of queries that are done at once: whole heads, whole tiles of a product, whole norms.
+        q_unit: u32,
+        /// The same of keys.
+        k_unit: u32,
+        /// The same of values.
+        v_unit: u32,
+        /// How many such units a row has.
+        units: u32,
+        /// Pairs (2i, 2i + 1).
+        interleaved: u32,
+        /// 0 f32, 1 f16, 2 bf16.
+        dtype: u32,
+        /// Pages of the store.
+        pages: u32,
+        /// 0.
+        reserved: u32,
+        /// Under the root.
+        eps: f32,
+        /// Rows of `angles`.
+        positions: u32,
     }
     /// Arguments of `product*`, `line*`, `experts*`, `expert_lines*` and `epilogue`.
     ProductArgs {
@@ -128,25 +196,31 @@ plain! {
         per: u32,
         /// Experts.
         experts: u32,
-    }
-    /// Arguments of `route`.
-    RouteArgs {
-        /// `[rows, experts]`.
-        scores: Address,
-        /// `[rows, per]`, ascending.
-        chosen: Address,
-        /// `[rows, per]`: their weights.
+        /// `experts*`, what comes down: `[rows, per]`, how a row adds up what its experts give; none: nothing comes down.
         shares: Address,
-        /// How many rows.
-        stand: Address,
-        /// Experts.
-        experts: u32,
-        /// Experts of a row.
-        per: u32,
-        /// Whether the weights of a row sum to one.
-        normalize: u32,
+        /// `[rows, per, n]`: what each expert gives.
+        parts: Address,
+        /// A zero for each row and tile of outputs.
+        arrived: Address,
+        /// Zeros: one for each row, or for each unit of each row; two where rows are normed.
+        counters: Address,
+        /// What follows a row's last output: 0 nothing, 1 `norm`, 2 `rope`, 3 `route`.
+        tail: u32,
         /// 0.
         reserved: u32,
+        /// What is normed where the rows end.
+        norm: NormArgs,
+        /// How queries, keys and values go on.
+        rope: RopeArgs,
+        /// How experts are chosen.
+        route: RouteArgs,
+    }
+    /// Arguments of `unpack`.
+    UnpackArgs {
+        /// The matrix.
+        w: Weights,
+        /// `[n, kp]` of bf16.
+        out: Address,
     }
     /// A product by the library: `out[rows, n] = x[rows, k] w[n, k]^T`, bf16 with sums in f32.
     MatmulArgs {
@@ -165,61 +239,39 @@ plain! {
         /// 0.
         reserved: u32,
     }
-    /// Arguments of `rope`.
-    RopeArgs {
-        /// Queries `[rows, heads * dim]`, rotated in place.
+    /// A layer's queries, its store, and what bends the scores.
+    Attention {
+        /// Queries.
         q: Address,
-        /// Keys.
-        k: Address,
-        /// Values.
-        v: Address,
-        /// Norm of queries, or none.
-        q_norm: Address,
-        /// Norm of keys, or none.
-        k_norm: Address,
-        /// `[positions, rotary]`, or none.
-        angles: Address,
         /// Keys and values of the layer.
         kv: Address,
-        /// All rows of the step.
-        rows: Address,
-        /// Rows that run.
-        index: Address,
+        /// Biases of the layer.
+        biases: Address,
         /// How many.
-        stand: Address,
+        bias_count: Address,
         /// Query heads.
         heads: u32,
         /// Kv heads.
         kv_heads: u32,
         /// Head size.
         dim: u32,
-        /// Numbers of a head that are rotated.
-        rotary: u32,
-        /// Numbers of a row of queries that are normed together.
-        q_piece: u32,
-        /// The same of keys.
-        k_piece: u32,
-        /// Pairs (2i, 2i + 1).
-        interleaved: u32,
         /// 0 f32, 1 f16, 2 bf16.
         dtype: u32,
         /// Pages of the store.
         pages: u32,
-        /// 0.
-        reserved: u32,
-        /// Under the root.
-        eps: f32,
-        /// Rows of `angles`.
-        positions: u32,
+        /// Places a row looks back, itself included; 0: all. `mass` is told by its keys.
+        window: u32,
+        /// Factor of the scores.
+        scale: f32,
+        /// Soft cap of the scores, 0 for none.
+        softcap: f32,
     }
     /// Arguments of `attend*`.
     AttendArgs {
+        /// What is attended to, and how.
+        of: Attention,
         /// What the output product reads.
         out: Acts,
-        /// Queries.
-        q: Address,
-        /// Keys and values of the layer.
-        kv: Address,
         /// All rows of the step.
         rows: Address,
         /// Rows that run.
@@ -234,72 +286,30 @@ plain! {
         extras: Address,
         /// Page tables.
         table: Address,
-        /// Biases of the layer.
-        biases: Address,
-        /// How many.
-        bias_count: Address,
         /// `[rows, heads, stretches, dim + 2]`.
         partials: Address,
         /// A zero for each block of rows and heads.
         counters: Address,
-        /// Query heads.
-        heads: u32,
-        /// Kv heads.
-        kv_heads: u32,
-        /// Head size.
-        dim: u32,
-        /// 0 f32, 1 f16, 2 bf16.
-        dtype: u32,
-        /// Pages of the store.
-        pages: u32,
-        /// Places a row looks back, itself included; 0: all.
-        window: u32,
+        /// First layer at which a row was not finite.
+        bad: Address,
         /// Whether stretches are shared out to blocks.
         split: u32,
         /// Said of rows that are not finite.
         layer: u32,
-        /// Factor of the scores.
-        scale: f32,
-        /// Soft cap of the scores, 0 for none.
-        softcap: f32,
-        /// First layer at which a row was not finite.
-        bad: Address,
     }
     /// Arguments of `mass`.
     MassArgs {
-        /// Queries.
-        q: Address,
-        /// Keys and values of the layer.
-        kv: Address,
+        /// What is attended to, and how.
+        of: Attention,
         /// Rows that are read.
         masses: Address,
         /// Their keys.
         keys: Address,
-        /// Biases of the layer.
-        biases: Address,
-        /// How many.
-        bias_count: Address,
         /// Room for the weights of every head.
         weights: Address,
         /// Where the means go.
         out: Address,
         /// A zero for each row that is read.
         counters: Address,
-        /// Query heads.
-        heads: u32,
-        /// Kv heads.
-        kv_heads: u32,
-        /// Head size.
-        dim: u32,
-        /// 0 f32, 1 f16, 2 bf16.
-        dtype: u32,
-        /// Pages of the store.
-        pages: u32,
-        /// 0.
-        reserved: u32,
-        /// Factor of the scores.
-        scale: f32,
-        /// Soft cap of the scores, 0 for none.
-        softcap: f32,
     }
 }

@@ -121,10 +121,23 @@ fn on_gpu(bench: &mut Bench, store: &Store, heads: &Heads, q: &[f32], scene: &Sc
     let extras: Vec<u32> = scene.extras.iter().flat_map(|v| [v.place, v.slot]).collect();
     let counters = bench.put(&vec![0u32; (grid[1] * grid[2]) as usize]);
     let bad = bench.put(&vec![NONE; rows]);
-    let args = AttendArgs {
-        out,
+    let of = Attention {
         q: bench.put(q).address(),
         kv: bench.put(&store.gpu).address(),
+        biases: bench.put(&biases).address(),
+        bias_count: bench.put(&[biases.len() as u32]).address(),
+        heads: heads.heads as u32,
+        kv_heads: heads.kv_heads as u32,
+        dim: heads.dim as u32,
+        dtype: 0,
+        pages: ((PAGES * 32 + TAIL) / 32) as u32,
+        window: heads.window.unwrap_or(0) as u32,
+        scale: heads.scale,
+        softcap: heads.softcap.unwrap_or(0.0),
+    };
+    let args = AttendArgs {
+        of,
+        out,
         rows: bench.put(&all).address(),
         index: bench.put(&index).address(),
         stand: bench.put(&[stand]).address(),
@@ -132,21 +145,11 @@ fn on_gpu(bench: &mut Bench, store: &Store, heads: &Heads, q: &[f32], scene: &Sc
         spans: bench.put(&flat).address(),
         extras: bench.put(&extras).address(),
         table: bench.put(&scene.pages).address(),
-        biases: bench.put(&biases).address(),
-        bias_count: bench.put(&[biases.len() as u32]).address(),
         partials: bench.poisoned(rows * heads.heads * grid[0] as usize * (heads.dim + 2)).address(),
         counters: counters.address(),
-        heads: heads.heads as u32,
-        kv_heads: heads.kv_heads as u32,
-        dim: heads.dim as u32,
-        dtype: 0,
-        pages: ((PAGES * 32 + TAIL) / 32) as u32,
-        window: heads.window.unwrap_or(0) as u32,
+        bad: bad.address(),
         split: u32::from(split),
         layer: 0,
-        scale: heads.scale,
-        softcap: heads.softcap.unwrap_or(0.0),
-        bad: bad.address(),
     };
     let entry = if heads.dim <= 64 {
         Entry::Attend64

@@ -4,6 +4,7 @@ mod experts;
 mod pick;
 mod product;
 mod rows;
+mod tails;
 
 use super::args::*;
 use super::{Address, Buffer, Call, Device, Entry, Launch};
@@ -21,6 +22,7 @@ const CHECKS: &[(&str, fn(&mut Bench))] = &[
     ("embeddings_of_every_format", rows::embeddings_of_every_format),
     ("norms_of_their_own", rows::norms_of_their_own),
     ("rotation_is_the_twin_s_and_fills_slots", rows::rotation_is_the_twin_s_and_fills_slots),
+    ("rows_are_gathered", rows::rows_are_gathered),
     ("slots_are_copied_in_order", rows::slots_are_copied_in_order),
     ("trees_are_verified_as_the_twin_does", rows::trees_are_verified_as_the_twin_does),
     ("statistics_largest_and_choices_are_the_cpu_s", pick::statistics_largest_and_choices_are_the_cpu_s),
@@ -32,6 +34,11 @@ const CHECKS: &[(&str, fn(&mut Bench))] = &[
     ("products_by_the_library_end_as_the_own", experts::products_by_the_library_end_as_the_own),
     ("neurons_are_clamped", experts::neurons_are_clamped),
     ("attention_weights_are_the_softmax", experts::attention_weights_are_the_softmax),
+    ("norms_behind_products", tails::norms_behind_products),
+    ("rotation_behind_products", tails::rotation_behind_products),
+    ("choices_behind_routers", tails::choices_behind_routers),
+    ("quantized_weights_are_unpacked", tails::quantized_weights_are_unpacked),
+    ("choices_are_cut_as_the_cpu_cuts", pick::choices_are_cut_as_the_cpu_cuts),
 ];
 
 /// Names of all checks.
@@ -135,5 +142,25 @@ fn close(what: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (f, e)) in found.iter().zip(expected).enumerate() {
         assert!((f64::from(*f) - e).abs() <= tolerance * (1.0 + e.abs()), "{what}, {i}: {f} for {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Every kernel is launched by a check, so that one script finds on a GPU what is wrong with any of them.
+    #[test]
+    fn every_kernel_has_a_check() {
+        let checks = [
+            include_str!("attend.rs"),
+            include_str!("experts.rs"),
+            include_str!("pick.rs"),
+            include_str!("product.rs"),
+            include_str!("rows.rs"),
+            include_str!("tails.rs"),
+        ]
+        .concat();
+        for (entry, name, _) in super::super::ENTRIES {
+            assert!(checks.contains(&format!("Entry::{entry:?}")), "{name} has no check");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Reductions of logits against the CPU's.
 use super::{Bench, noise};
 use crate::cuda::args::*;
-use crate::cuda::{Call, Entry};
+use crate::cuda::{Address, Call, Entry};
 use crate::pick;
 use omnidecode_core::law::Warp;
 use omnidecode_core::noise::{Key, Purpose};
@@ -30,6 +30,7 @@ fn reduce(
         tops: tops.address(),
         logprobs: logprobs.address(),
         found: found.address(),
+        edges: bench.put(&vec![Address(u64::MAX); rows]).address(),
         counters: counters.address(),
         vocab: vocab as u32,
         count: pieces as u32,
@@ -57,6 +58,8 @@ pub(super) fn statistics_largest_and_choices_are_the_cpu_s(bench: &mut Bench) {
             key: keys[row].word(),
             temperature: temperature(row),
             min_p: min_p(row),
+            top_p: 1.0,
+            top_k: 0,
             top: [0, 4, 8, 64, 1, 3][row],
             asked: row as u32,
             asked_end: row as u32 + 1,
@@ -102,7 +105,86 @@ pub(super) fn rows_without_an_answer_say_so(bench: &mut Bench) {
     logits[4500] = f32::NAN;
     logits[vocab + 7] = f32::INFINITY;
     logits[2 * vocab..3 * vocab].fill(f32::NEG_INFINITY);
-    let asks = [Ask { temperature: 1.0, flags: 3, ..Ask::default() }; 4];
+    let asks = [Ask { temperature: 1.0, top_p: 0.5, top_k: 3, flags: 3, ..Ask::default() }; 4];
     let (found, ..) = reduce(bench, &logits, vocab, &asks, &[]);
     assert_eq!(found.iter().map(|f| f.state).collect::<Vec<_>>(), [1, 1, 2, 0]);
+}
+
+/// Tokens that a cut leaves, by its definition: in order of logit and id, to the number, then to the mass.
+fn kept(logits: &[f32], warp: &Warp) -> Vec<u32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |id: u32| ((f64::from(logits[id as usize]) - f64::from(max)) / f64::from(warp.temperature)).exp();
+    let mut ids: Vec<u32> = (0..logits.len() as u32).filter(|&id| logits[id as usize] > f32::NEG_INFINITY).collect();
+    ids.sort_by(|&a, &b| logits[b as usize].partial_cmp(&logits[a as usize]).unwrap().then(a.cmp(&b)));
+    if warp.top_k > 0 {
+        ids.truncate(warp.top_k);
+    }
+    ids.retain(|&id| weight(id) >= f64::from(warp.min_p));
+    let wanted = f64::from(warp.top_p) * ids.iter().map(|&id| weight(id)).sum::<f64>();
+    let (mut sum, mut some) = (0.0, 0);
+    while some < ids.len() && (some == 0 || sum < wanted) {
+        sum += weight(ids[some]);
+        some += 1;
+    }
+    ids.truncate(some);
+    ids
+}
+
+/// Choices under top-k, top-p and min-p: the processor's for the same key, among what the definition leaves, and over many keys
+/// all of that.
+pub(super) fn choices_are_cut_as_the_cpu_cuts(bench: &mut Bench) {
+    let cut = |temperature, top_k, top_p, min_p| Warp { temperature, top_k, top_p, min_p, ..Warp::default() };
+    let warps = [
+        cut(1.0, 1, 1.0, 0.0),
+        cut(0.7, 5, 1.0, 0.0),
+        cut(2.0, 70, 1.0, 0.0),
+        cut(1.0, 0, 0.6, 0.0),
+        cut(3.0, 0, 0.95, 0.0),
+        cut(1.5, 0, 0.0, 0.0),
+        cut(1.0, 40, 0.5, 0.0),
+        cut(1.0, 0, 0.9, 0.02),
+        cut(1.0, 4000, 0.999, 0.0),
+        cut(1.0, 100_000, 1.0, 0.0),
+    ];
+    for vocab in [5usize, 300, 5000] {
+        for kind in 0..3 {
+            let mut row: Vec<f32> = noise(vocab as u64, vocab).iter().map(|x| x * 7.0).collect();
+            match kind {
+                0 => {}
+                // Few values, so that ties are cut by ids; both zeros.
+                1 => row
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(i, x)| *x = if i % 7 == 3 { -0.0 } else { (*x / 4.0).round() }),
+                // Two tokens left.
+                _ => row.iter_mut().skip(2).for_each(|x| *x = f32::NEG_INFINITY),
+            }
+            let logits = row.repeat(warps.len());
+            let mut seen = vec![std::collections::BTreeSet::new(); warps.len()];
+            for seed in 0..if vocab == 5 { 10 } else { 2 } {
+                let key = Key::new(seed, 5, Purpose::Sample);
+                let ask = |warp: &Warp| Ask {
+                    key: key.word(),
+                    temperature: warp.temperature,
+                    min_p: warp.min_p,
+                    top_p: warp.top_p,
+                    top_k: warp.top_k as u32,
+                    flags: 1,
+                    ..Ask::default()
+                };
+                let asks: Vec<Ask> = warps.iter().map(ask).collect();
+                let (found, ..) = reduce(bench, &logits, vocab, &asks, &[]);
+                for (i, warp) in warps.iter().enumerate() {
+                    let choice = pick::sample(&row, warp, key, &mut pick::Scratch::default()).unwrap();
+                    assert_eq!(found[i].choice, choice, "{vocab} {kind} {warp:?}");
+                    assert!(kept(&row, warp).contains(&choice), "{vocab} {kind} {warp:?}");
+                    seen[i].insert(choice);
+                }
+            }
+            for (i, warp) in warps.iter().enumerate().filter(|_| vocab == 5 && kind == 1) {
+                let all = kept(&row, warp).len();
+                assert!(seen[i].len() == all || (all > 2 && seen[i].len() > 1), "{warp:?}: {:?} of {all}", seen[i]);
+            }
+        }
+    }
 }

@@ -147,6 +147,11 @@ pub(super) fn rotation_is_the_twin_s_and_fills_slots(bench: &mut Bench) {
             interleaved: u32::from(layout == RopeLayout::Interleaved),
             pages: pages as u32,
             positions: 100,
+            // Two heads fill three tiles.
+            q_unit: 96,
+            k_unit: 96,
+            v_unit: 96,
+            units: 4,
             ..RopeArgs::default()
         };
         bench.run(Entry::Rope, Call::Rope(args), [4, 1, 1]);
@@ -228,4 +233,21 @@ pub(super) fn trees_are_verified_as_the_twin_does(bench: &mut Bench) {
         accepted += expected.path.len();
     }
     assert!(accepted > 100, "only {accepted}");
+}
+
+pub(super) fn rows_are_gathered(bench: &mut Bench) {
+    let width = 300;
+    let x = noise(2, 5 * width);
+    let out = bench.poisoned(3 * width);
+    let args = GatherArgs {
+        x: bench.put(&x).address(),
+        from: bench.put(&[[4u32, 1], [0, 2], [4, 0]]).address(),
+        out: out.address(),
+        count: bench.put(&[3u32]).address(),
+        width: width as u32,
+        reserved: 0,
+    };
+    bench.run(Entry::Gather, Call::Gather(args), [4, 1, 1]);
+    let row = |i: usize| &x[i * width..(i + 1) * width];
+    assert!(bench.get::<f32>(&out) == [row(4), row(4), row(0)].concat());
 }

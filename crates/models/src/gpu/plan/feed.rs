@@ -1,12 +1,21 @@
 //! The feed-forward part, dense or a mixture of experts.
 use super::layer::Next;
-use super::{GATED, LIFT, Planner, STORE, Standing};
+use super::{ADD, CHOSEN, GATED, LIFT, Planner, STORE, Standing};
 use crate::gpu::GpuDecoder;
-use crate::gpu::load::{Experts, Feed, Inner};
+use crate::gpu::model::{Experts, Feed, Inner};
 use omnidecode_kernels::cuda::args::*;
 use omnidecode_kernels::cuda::{Call, Entry};
 
 impl Planner<'_> {
+    /// The forms of rows that the first products of a feed-forward part read.
+    pub(super) fn feed_forms(&self, inner: &Inner, stand: Standing) -> u32 {
+        match inner {
+            Inner::Dense { gate: Some(gate), up, .. } => self.form(&[*gate, *up], stand),
+            Inner::Dense { up, .. } => self.form(&[*up], stand),
+            Inner::Sparse(experts) => self.form(&[experts.router], stand) | experts.up.format.form(),
+        }
+    }
+
     /// `x += scale * norm(feed(input))`.
     pub(super) fn feed(&mut self, index: usize, feed: &Feed, input: Acts, next: Option<Next>, stand: Standing) {
         let GpuDecoder { config, arena, .. } = self.decoder;
@@ -14,7 +23,7 @@ impl Planner<'_> {
             Inner::Dense { gate, up, down } => (gate, up, down),
             Inner::Sparse(experts) => return self.experts(index, feed, &experts, input, next, stand),
         };
-        let lifted = arena.lifted.acts(down.format.form(), None);
+        let lifted = arena.lifted.acts(self.form(&[down], stand), None);
         let (clamps, count) = arena.sections.clamps(index);
         let mut args = ProductArgs {
             input,
@@ -37,8 +46,8 @@ impl Planner<'_> {
         self.join(&down, feed.post, lifted, next, stand, index);
     }
 
-    /// Each row goes to the experts that its router prefers: scores, choice, two products over pairs of row and expert, and
-    /// the sum of what a row's experts give, in the order of their ids.
+    /// Each row goes to the experts that its router prefers: scores, with the choice at their end; two products over pairs of row
+    /// and expert, and at the end of the second the sum of what a row's experts give, in the order of their ids.
     fn experts(
         &mut self,
         index: usize,
@@ -52,7 +61,6 @@ impl Planner<'_> {
         let mixture = &arena.mixture;
         let (scores, chosen, shares) = (mixture.scores.address(), mixture.chosen.address(), mixture.shares.address());
         let (count, per) = (experts.count as u32, experts.per_token as u32);
-        self.store(&[(experts.router, scores)], input, stand, index);
         let route = RouteArgs {
             scores,
             chosen,
@@ -63,21 +71,38 @@ impl Planner<'_> {
             normalize: u32::from(experts.normalize),
             reserved: 0,
         };
-        self.launch(Entry::Route, Call::Route(route), [stand.rows, 1, 1]);
+        let mut tail = ProductArgs::default();
+        if stand.few() {
+            (tail.tail, tail.route, tail.counters) = (CHOSEN, route, self.counters());
+        }
+        self.store(&[(experts.router, scores)], tail, input, stand, index);
+        if !stand.few() {
+            self.launch(Entry::Route, Call::Route(route), [stand.rows, 1, 1]);
+        }
         let lifted = mixture.lifted.acts(experts.down.format.form(), None);
         let both = ProductArgs { act: feed.act, scale: 1.0, chosen, per, experts: count, ..ProductArgs::default() };
         let mut lift = ProductArgs { input, next: lifted, mode: GATED, bank: experts.lifts, ..both };
         lift.w[0] = experts.up.weights;
         self.expert_product(lift, experts.up.format.is_quantized(), stand, index);
-        let mut down = ProductArgs { input: lifted, mode: STORE, bank: experts.downs, ..both };
-        (down.w[0], down.out[0]) = (experts.down.weights, mixture.down.address());
-        self.expert_product(down, experts.down.format.is_quantized(), stand, index);
         let (ready, gain) = self.ready(next);
-        let mut args = self.norm(feed.post, stand, index);
-        (args.h, args.stride, args.add) = (mixture.down.address(), args.k, arena.x.address());
-        (args.shares, args.parts) = (shares, per);
-        (args.scale, args.next, args.gain) = (config.residual_scale, ready, gain);
-        self.launch(Entry::NormRows, Call::Norm(args), [stand.rows, 1, 1]);
+        let (parts, arrived) = (mixture.parts.address(), mixture.arrived.address());
+        let mut down = ProductArgs { input: lifted, bank: experts.downs, shares, parts, arrived, ..both };
+        down.w[0] = experts.down.weights;
+        let scale = config.residual_scale;
+        match feed.post {
+            None => {
+                (down.mode, down.x, down.scale, down.next, down.gain) = (ADD, arena.x.address(), scale, ready, gain);
+                self.expert_product(down, experts.down.format.is_quantized(), stand, index);
+            }
+            Some(post) => {
+                (down.mode, down.out[0]) = (STORE, arena.h.address());
+                self.expert_product(down, experts.down.format.is_quantized(), stand, index);
+                let mut norm = self.norm(Some(post), stand, index);
+                (norm.h, norm.stride, norm.add) = (arena.h.address(), norm.k, arena.x.address());
+                (norm.scale, norm.next, norm.gain) = (scale, ready, gain);
+                self.norm_rows(Some(norm), stand);
+            }
+        }
         self.apart(next, stand, index + 1);
     }
 

@@ -1,8 +1,8 @@
 //! A layer: attention, and what joins it to the residual stream.
-use super::{ADD, Planner, Standing};
+use super::{ADD, Planner, ROTATED, Standing};
 use crate::gpu::GpuDecoder;
-use crate::gpu::load::{Before, Linear, Norm};
-use crate::gpu::memory::{split, tile};
+use crate::gpu::memory::{Store, split, tile, units, units_of_a_row};
+use crate::gpu::model::{Before, Linear, Norm};
 use omnidecode_kernels::cuda::args::*;
 use omnidecode_kernels::cuda::{Address, Call, Entry};
 
@@ -20,32 +20,27 @@ impl Planner<'_> {
         stand: Standing,
         layer: usize,
     ) {
-        let arena = &self.decoder.arena;
+        let (h, x) = (self.decoder.arena.h.address(), self.decoder.arena.x.address());
         let scale = self.decoder.config.residual_scale;
         let (ready, gain) = self.ready(next);
-        match post {
-            None => {
-                let mut args = ProductArgs {
-                    input,
-                    next: ready,
-                    gain,
-                    x: arena.x.address(),
-                    mode: ADD,
-                    scale,
-                    ..ProductArgs::default()
-                };
-                (args.w[0], args.bias[0]) = (linear.weights, linear.bias);
-                self.product(linear, args, stand, linear.weights.n.div_ceil(TILE as u32), layer);
-            }
-            Some(norm) => {
-                let (h, x) = (arena.h.address(), arena.x.address());
-                self.store(&[(*linear, h)], input, stand, layer);
-                let mut args = self.norm(Some(norm), stand, layer);
-                (args.h, args.stride, args.add) = (h, args.k, x);
-                (args.scale, args.next, args.gain) = (scale, ready, gain);
-                self.launch(Entry::NormRows, Call::Norm(args), [stand.rows, 1, 1]);
-            }
-        }
+        let Some(post) = post else {
+            let mut args = ProductArgs { input, next: ready, gain, x, mode: ADD, scale, ..ProductArgs::default() };
+            (args.w[0], args.bias[0]) = (linear.weights, linear.bias);
+            let tiles = linear.weights.n.div_ceil(TILE as u32);
+            args.ends = [tiles; 3];
+            // A norm that stands apart has all it needs when the sum is there.
+            let norm = next.and_then(|next| self.norm_of(next, stand, layer + 1));
+            let left = norm.and_then(|norm| self.behind(&mut args, norm, stand));
+            self.product(linear, args, stand, tiles, layer);
+            return self.norm_rows(left, stand);
+        };
+        let mut norm = self.norm(Some(post), stand, layer);
+        (norm.h, norm.stride, norm.add) = (h, norm.k, x);
+        (norm.scale, norm.next, norm.gain) = (scale, ready, gain);
+        let mut tail = ProductArgs::default();
+        let left = self.behind(&mut tail, norm, stand);
+        self.store(&[(*linear, h)], tail, input, stand, layer);
+        self.norm_rows(left, stand);
         self.apart(next, stand, layer + 1);
     }
 
@@ -57,10 +52,13 @@ impl Planner<'_> {
         }
     }
     /// That norm.
+    fn norm_of(&self, next: Next, stand: Standing, layer: usize) -> Option<NormArgs> {
+        let (Before::Apart(norm), acts, gain) = next else { return None };
+        Some(NormArgs { next: acts, gain, ..self.norm(Some(norm), stand, layer) })
+    }
+    /// The same as a launch.
     pub(super) fn apart(&mut self, next: Option<Next>, stand: Standing, layer: usize) {
-        if let Some((before @ Before::Apart(_), acts, gain)) = next {
-            self.norm_apart(before, acts, gain, stand, layer);
-        }
+        self.norm_rows(next.and_then(|next| self.norm_of(next, stand, layer)), stand);
     }
 
     /// A layer; `onward`: the same rows run the next one.
@@ -68,29 +66,37 @@ impl Planner<'_> {
         let GpuDecoder { model, arena, .. } = self.decoder;
         let layer = &model.layers[index];
         let next = model.layers.get(index + 1).filter(|_| onward).map(|next| {
-            let (acts, gain) = self.first_of(next);
+            let (acts, gain) = self.first_of(next, stand);
             (next.before, acts, gain)
         });
-        let (input, _) = self.first_of(layer);
+        let (input, _) = self.first_of(layer, stand);
         let [q, k, v] = layer.qkv;
         let out = [arena.q.address(), arena.k.address(), arena.v.address()];
-        self.store(&[(q, out[0]), (k, out[1]), (v, out[2])], input, stand, index);
-        self.rope(index, stand);
+        let rope = self.rope(index, stand);
+        let mut tail = ProductArgs::default();
+        if stand.few() {
+            (tail.tail, tail.rope, tail.counters) = (ROTATED, rope, self.counters());
+        }
+        self.store(&[(q, out[0]), (k, out[1]), (v, out[2])], tail, input, stand, index);
+        if !stand.few() {
+            self.launch(Entry::Rope, Call::Rope(rope), [stand.rows, 1, 1]);
+        }
         let attended = self.attend(index, stand);
         self.mass(index);
         let Some(feed) = &layer.feed else {
             return self.join(&layer.o, layer.post, attended, next, stand, index);
         };
-        let (acts, gain) = self.reads_of(feed.before, feed.inner.forms());
+        let (acts, gain) = self.reads_of(feed.before, self.feed_forms(&feed.inner, stand));
         self.join(&layer.o, layer.post, attended, Some((feed.before, acts, gain)), stand, index);
         self.feed(index, feed, acts, next, stand);
     }
 
-    fn rope(&mut self, index: usize, stand: Standing) {
+    fn rope(&self, index: usize, stand: Standing) -> RopeArgs {
         let GpuDecoder { config, model, arena, store, .. } = self.decoder;
-        let (layer, Some(store)) = (&model.layers[index], store) else { return };
+        let (layer, Some(store)) = (&model.layers[index], store) else { return RopeArgs::default() };
         let angles = layer.rope.map(|r| model.angles[r]);
-        let args = RopeArgs {
+        let [q_unit, k_unit, v_unit] = units(config);
+        RopeArgs {
             q: arena.q.address(),
             k: arena.k.address(),
             v: arena.v.address(),
@@ -107,21 +113,24 @@ impl Planner<'_> {
             rotary: angles.map_or(0, |a| a.rotary as u32),
             q_piece: layer.q_norm.map_or(0, |n| n.width as u32),
             k_piece: layer.k_norm.map_or(0, |n| n.width as u32),
+            q_unit: q_unit as u32,
+            k_unit: k_unit as u32,
+            v_unit: v_unit as u32,
+            units: units_of_a_row(config) as u32,
             interleaved: u32::from(config.rope_layout == crate::config::RopeLayout::Interleaved),
             dtype: store.dtype,
             pages: store.pages as u32,
             reserved: 0,
             eps: config.norm_eps,
             positions: config.context as u32,
-        };
-        self.launch(Entry::Rope, Call::Rope(args), [stand.rows, 1, 1]);
+        }
     }
 
     /// Attention; gives what the output product reads.
     fn attend(&mut self, index: usize, stand: Standing) -> Acts {
         let GpuDecoder { config, model, arena, store, .. } = self.decoder;
         let layer = &model.layers[index];
-        let form = layer.o.format.form();
+        let form = self.form(&[layer.o], stand);
         let wanted = arena.attended.acts(form, None);
         let Some(store) = store else { return wanted };
         // Groups of 32 must not cross heads; else the rows are made ready by a launch of their own.
@@ -129,11 +138,9 @@ impl Planner<'_> {
         let out = if whole { wanted } else { arena.attended.acts(F32, None) };
         let (_, groups, _) = tile(config);
         let shared = split(config, stand.rows, self.stretches);
-        let (biases, count) = arena.sections.biases(index);
         let args = AttendArgs {
+            of: self.attention(index, store),
             out,
-            q: arena.q.address(),
-            kv: store.kv.at(index * store.layer),
             rows: self.input(arena.sections.rows),
             index: stand.index,
             stand: stand.header,
@@ -141,21 +148,11 @@ impl Planner<'_> {
             spans: self.input(arena.sections.spans),
             extras: self.input(arena.sections.extras),
             table: self.input(arena.sections.pages),
-            biases: self.input(biases),
-            bias_count: self.input(count),
             partials: arena.partials.address(),
             counters: arena.counters.address(),
-            heads: config.heads as u32,
-            kv_heads: config.kv_heads as u32,
-            dim: config.head_dim as u32,
-            dtype: store.dtype,
-            pages: store.pages as u32,
-            window: layer.window.unwrap_or(0).min(u32::MAX as usize) as u32,
+            bad: self.bad(),
             split: u32::from(shared),
             layer: index as u32,
-            scale: layer.scale,
-            softcap: config.attention_softcap.unwrap_or(0.0),
-            bad: self.bad(),
         };
         let entry = match config.head_dim {
             0..=64 => Entry::Attend64,
@@ -168,38 +165,46 @@ impl Planner<'_> {
             let mut norm = self.norm(None, stand, index);
             (norm.h, norm.stride) = (arena.attended.floats(), wanted.kp);
             (norm.k, norm.next) = (wanted.k, wanted);
-            self.launch(Entry::NormRows, Call::Norm(norm), [stand.rows, 1, 1]);
+            self.norm_rows(Some(norm), stand);
         }
         wanted
     }
 
-    /// Attention weights that are read in a layer.
-    fn mass(&mut self, index: usize) {
-        let GpuDecoder { config, model, arena, store, .. } = self.decoder;
-        let (Some(store), Some(&count)) = (store, self.masses.get(index)) else { return };
-        if count == 0 {
-            return;
-        }
-        let first: usize = self.masses[..index].iter().sum();
-        let (biases, bias_count) = arena.sections.biases(index);
-        let args = MassArgs {
+    fn attention(&self, index: usize, store: &Store) -> Attention {
+        let GpuDecoder { config, model, arena, .. } = self.decoder;
+        let layer = &model.layers[index];
+        let (biases, count) = arena.sections.biases(index);
+        Attention {
             q: arena.q.address(),
             kv: store.kv.at(index * store.layer),
-            masses: self.input(arena.sections.masses + first * size_of::<Mass>()),
-            keys: self.input(arena.sections.keys),
             biases: self.input(biases),
-            bias_count: self.input(bias_count),
-            weights: arena.mass_room.address(),
-            out: arena.masses.address(),
-            counters: arena.mass_counters.address(),
+            bias_count: self.input(count),
             heads: config.heads as u32,
             kv_heads: config.kv_heads as u32,
             dim: config.head_dim as u32,
             dtype: store.dtype,
             pages: store.pages as u32,
-            reserved: 0,
-            scale: model.layers[index].scale,
+            window: layer.window.unwrap_or(0).min(u32::MAX as usize) as u32,
+            scale: layer.scale,
             softcap: config.attention_softcap.unwrap_or(0.0),
+        }
+    }
+
+    /// Attention weights that are read in a layer.
+    fn mass(&mut self, index: usize) {
+        let GpuDecoder { config, arena, store, .. } = self.decoder;
+        let (Some(store), Some(&count)) = (store, self.masses.get(index)) else { return };
+        if count == 0 {
+            return;
+        }
+        let first: usize = self.masses[..index].iter().sum();
+        let args = MassArgs {
+            of: self.attention(index, store),
+            masses: self.input(arena.sections.masses + first * size_of::<Mass>()),
+            keys: self.input(arena.sections.keys),
+            weights: arena.mass_room.address(),
+            out: arena.masses.address(),
+            counters: arena.mass_counters.address(),
         };
         self.launch(Entry::Mass, Call::Mass(args), [config.heads, count, 1]);
     }

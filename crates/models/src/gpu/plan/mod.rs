@@ -5,8 +5,8 @@ mod product;
 
 use super::GpuDecoder;
 use super::layout::Laid;
-use super::load::{Before, Layer, Norm};
-use super::memory::{READS, bucket};
+use super::memory::{MANY, READS, bucket};
+use super::model::{Before, Layer, Norm};
 use omnidecode_kernels::cuda::args::*;
 use omnidecode_kernels::cuda::{Address, Call, Entry, Launch};
 
@@ -34,6 +34,10 @@ const STORE: u32 = 0;
 const ADD: u32 = 1;
 const GATED: u32 = 2;
 const LIFT: u32 = 3;
+/// What follows a product, as `kernels/step.cuh` numbers it.
+const NORMED: u32 = 1;
+const ROTATED: u32 = 2;
+const CHOSEN: u32 = 3;
 
 impl Key {
     pub(super) fn of(laid: &Laid, reads: usize) -> Key {
@@ -55,6 +59,13 @@ struct Standing {
     /// Rows and tiles of the grid.
     rows: usize,
     most: usize,
+}
+impl Standing {
+    /// Rows so few that launches, not what they do, take the time: what stands between two products is done by the last blocks
+    /// of the first. The rows of more would wait in line there, and get a launch of their own.
+    fn few(self) -> bool {
+        self.rows <= MANY
+    }
 }
 
 pub(super) struct Planner<'a> {
@@ -151,21 +162,21 @@ impl<'a> Planner<'a> {
     }
 
     /// What the product behind `before` reads: these forms, and what it multiplies by.
-    fn reads_of(&self, before: Before, forms: u32) -> (Acts, Address) {
+    pub(super) fn reads_of(&self, before: Before, forms: u32) -> (Acts, Address) {
         match before {
             Before::Rides(norm) => (self.decoder.arena.hidden.acts(forms, Some(norm.eps)), norm.weight),
             Before::Plain | Before::Apart(_) => (self.decoder.arena.hidden.acts(forms, None), Address(0)),
         }
     }
     /// The same of a layer's first products.
-    fn first_of(&self, layer: &Layer) -> (Acts, Address) {
-        self.reads_of(layer.before, layer.qkv.iter().fold(0, |forms, l| forms | l.format.form()))
+    fn first_of(&self, layer: &Layer, stand: Standing) -> (Acts, Address) {
+        self.reads_of(layer.before, self.form(&layer.qkv, stand))
     }
 
     fn embed(&mut self, stand: Standing, ready: bool) {
         let GpuDecoder { config, model, arena, .. } = self.decoder;
         let layer = model.layers.first().filter(|_| ready);
-        let (mut next, gain) = layer.map_or((arena.hidden.acts(0, None), Address(0)), |l| self.first_of(l));
+        let (mut next, gain) = layer.map_or((arena.hidden.acts(0, None), Address(0)), |l| self.first_of(l, stand));
         let apart = matches!(layer.map(|l| l.before), Some(Before::Apart(_)));
         if apart {
             next.forms = 0;
@@ -195,14 +206,20 @@ impl<'a> Planner<'a> {
 
     /// Rows of the residual stream, ready for a layer's first product: a launch of its own.
     fn prepare(&mut self, before: Before, of: &Layer, stand: Standing, layer: usize) {
-        let (next, gain) = self.first_of(of);
+        let (next, gain) = self.first_of(of, stand);
         self.norm_apart(before, next, gain, stand, layer);
     }
     fn norm_apart(&mut self, before: Before, next: Acts, gain: Address, stand: Standing, layer: usize) {
         let norm = if let Before::Apart(norm) = before { Some(norm) } else { None };
         let mut args = self.norm(norm, stand, layer);
         (args.next, args.gain) = (next, gain);
-        self.launch(Entry::NormRows, Call::Norm(args), [stand.rows, 1, 1]);
+        self.norm_rows(Some(args), stand);
+    }
+    /// A norm with a launch of its own, if there is one.
+    fn norm_rows(&mut self, norm: Option<NormArgs>, stand: Standing) {
+        if let Some(norm) = norm {
+            self.launch(Entry::NormRows, Call::Norm(norm), [stand.rows, 1, 1]);
+        }
     }
     fn norm(&self, norm: Option<Norm>, stand: Standing, layer: usize) -> NormArgs {
         NormArgs {
@@ -236,7 +253,7 @@ impl<'a> Planner<'a> {
         let acts = arena.head.acts(model.head.format.form(), None);
         let mut norm = self.norm(model.norm, stand, model.layers.len());
         (norm.next, norm.out) = (acts, arena.normed.address());
-        self.launch(Entry::NormRows, Call::Norm(norm), [stand.rows, 1, 1]);
+        self.norm_rows(Some(norm), stand);
         if !logits {
             return;
         }
@@ -263,6 +280,7 @@ impl<'a> Planner<'a> {
             tops: arena.outputs.at(parts.tops),
             logprobs: arena.outputs.at(parts.logprobs),
             found: arena.outputs.at(parts.found),
+            edges: arena.edges.address(),
             counters: arena.pick_counters.address(),
             vocab: config.vocab as u32,
             count: pieces as u32,

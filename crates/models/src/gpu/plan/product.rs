@@ -1,12 +1,11 @@
 //! Products: the project's own, and those of many rows by the library.
-use super::{ADD, Planner, STORE, Standing};
-use crate::gpu::load::Linear;
+use super::{ADD, NORMED, Planner, STORE, Standing};
+use crate::gpu::memory::{MANY, UNPACKED};
+use crate::gpu::model::Linear;
 use omnidecode_kernels::cuda::args::*;
 use omnidecode_kernels::cuda::pack::Format;
 use omnidecode_kernels::cuda::{Address, Call, Entry};
 
-/// Rows up to which the own products run even where the library is used: what one block takes.
-const MANY: usize = 64;
 /// Rows that a block of `epilogue` finishes.
 const WARPS: usize = 8;
 
@@ -14,6 +13,24 @@ impl Planner<'_> {
     /// What every product is told.
     pub(super) fn common(&self, args: &mut ProductArgs, stand: Standing, layer: usize) {
         (args.index, args.stand, args.bad, args.layer) = (stand.index, stand.header, self.bad(), layer as u32);
+    }
+
+    /// Whether the library multiplies these matrices, which share a launch here: in bf16 from more rows than a block takes, quantized
+    /// ones from [`UNPACKED`].
+    fn in_library(&self, mut formats: impl Iterator<Item = u32>, stand: Standing) -> bool {
+        let takes = |format| match format {
+            f if f == Format::Bf16 as u32 => stand.rows > MANY,
+            f if f >= Format::Q8 as u32 => stand.rows >= UNPACKED,
+            _ => false,
+        };
+        self.decoder.library && formats.all(takes)
+    }
+    /// The forms of rows that these matrices are multiplied with.
+    pub(super) fn form(&self, linears: &[Linear], stand: Standing) -> u32 {
+        match self.in_library(linears.iter().map(|l| l.weights.format), stand) {
+            true => BF16,
+            false => linears.iter().fold(0, |forms, l| forms | l.format.form()),
+        }
     }
 
     /// Products of 32 outputs and 16, 32 or 64 rows a block.
@@ -26,10 +43,7 @@ impl Planner<'_> {
         layer: usize,
     ) {
         self.common(&mut args, stand, layer);
-        if self.decoder.library
-            && stand.rows > MANY
-            && args.w.iter().all(|w| w.n == 0 || w.format == Format::Bf16 as u32)
-        {
+        if self.in_library(args.w.iter().filter(|w| w.n > 0).map(|w| w.format), stand) {
             return self.by_library(args, stand, tiles);
         }
         let entries = match linear.format.is_quantized() {
@@ -46,25 +60,39 @@ impl Planner<'_> {
         self.launch(entries[which], Call::Product(args), [tiles as usize, stand.rows.div_ceil(16 << which), 1]);
     }
 
-    /// Some matrices side by side: one launch for those that run on integers, one for the others.
-    pub(super) fn store(&mut self, linears: &[(Linear, Address)], input: Acts, stand: Standing, layer: usize) {
-        for quantized in [true, false] {
-            let mut args = ProductArgs { input, mode: STORE, scale: 1.0, ..ProductArgs::default() };
-            let (mut end, mut used) = (0, Vec::new());
-            for (linear, out) in linears.iter().filter(|l| l.0.format.is_quantized() == quantized) {
-                let i = used.len();
-                end += linear.weights.n.div_ceil(TILE as u32);
-                (args.w[i], args.bias[i], args.out[i]) = (linear.weights, linear.bias, *out);
-                used.push(*linear);
-                args.ends[i..].fill(end);
-            }
-            if let Some(linear) = used.first() {
-                self.product(linear, args, stand, end, layer);
-            }
+    /// Some matrices of one kind side by side; `tail`: with what follows.
+    pub(super) fn store(
+        &mut self,
+        linears: &[(Linear, Address)],
+        tail: ProductArgs,
+        input: Acts,
+        stand: Standing,
+        layer: usize,
+    ) {
+        let mut args = ProductArgs { input, mode: STORE, scale: 1.0, ..tail };
+        let mut end = 0;
+        for (i, (linear, out)) in linears.iter().enumerate() {
+            end += linear.weights.n.div_ceil(TILE as u32);
+            (args.w[i], args.bias[i], args.out[i]) = (linear.weights, linear.bias, *out);
+            args.ends[i..].fill(end);
         }
+        self.product(&linears[0].0, args, stand, end, layer);
     }
 
-    /// The library leaves sums in f32, a launch of our own does the rest.
+    /// A norm behind a product: done by its last blocks, or given back for a launch behind it.
+    pub(super) fn behind(&self, args: &mut ProductArgs, norm: NormArgs, stand: Standing) -> Option<NormArgs> {
+        if !stand.few() {
+            return Some(norm);
+        }
+        (args.tail, args.norm, args.counters) = (NORMED, norm, self.counters());
+        None
+    }
+    pub(super) fn counters(&self) -> Address {
+        self.decoder.arena.tails.address()
+    }
+
+    /// The library leaves sums in f32, a launch of our own does the rest. It knows numbers, not codes: one matrix after the other is
+    /// unpacked to the same memory.
     fn by_library(&mut self, mut args: ProductArgs, stand: Standing, tiles: u32) {
         let arena = &self.decoder.arena;
         args.sums = match args.mode {
@@ -73,8 +101,14 @@ impl Planner<'_> {
             _ => [arena.sums[0].address(), arena.sums[1].address(), Address(0)],
         };
         for (w, out) in args.w.iter().zip(args.sums).filter(|(w, _)| w.n > 0) {
+            let mut codes = w.codes;
+            if w.format != Format::Bf16 as u32 {
+                codes = self.decoder.unpacked.address();
+                let unpack = UnpackArgs { w: *w, out: codes };
+                self.launch(Entry::Unpack, Call::Unpack(unpack), [w.n.div_ceil(8) as usize, 1, 1]);
+            }
             let (x, rows) = (args.input.bf16, stand.rows as u32);
-            let call = MatmulArgs { w: w.codes, x, out, n: w.n, k: w.kp, rows, reserved: 0 };
+            let call = MatmulArgs { w: codes, x, out, n: w.n, k: w.kp, rows, reserved: 0 };
             self.launch(Entry::Matmul, Call::Matmul(call), [1; 3]);
         }
         self.launch(Entry::Epilogue, Call::Product(args), [tiles as usize, stand.rows.div_ceil(WARPS), 1]);
