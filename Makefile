@@ -50,20 +50,28 @@ $(STAMPS)/torch: tools/cpu_torch.py $(STAMPS)/venv
 	touch $@
 
 ## SmolLM2's drafters and its table of tri-grams again, from nothing but the model: prompts made here, texts that it writes on them.
-## An hour or two on two cores; texts stay in TEXTS, and a run that was interrupted goes on.
+## An hour or two on two cores; texts stay in TEXTS, and a run that was interrupted goes on. A small run that shows that all of it
+## works: make drafters COUNT=64 STEPS=4 OUT=target/drafters
+OUT ?= models
+COUNT ?= 1200
 TEXTS ?= $(CARGO_TARGET_DIR)/texts
-DRAFTER = OMP_NUM_THREADS=1 $(BIN)/python -m omnidecode.train $(1) --target "$$($(GGUF))" --text $(TEXTS)/text.jsonl --out models/smollm2-$(1)
-drafters: $(STAMPS)/dev $(STAMPS)/model $(STAMPS)/torch $(TEXTS)/text.jsonl
-	head -n 256 $(TEXTS)/text.jsonl > $(TEXTS)/first.jsonl
-	$(BIN)/omnidecode index $(TEXTS)/first.jsonl -o models/smollm2-trigrams/table.bin --model "$$($(GGUF))"
-	$(call DRAFTER,kangaroo) --steps 250
-	$(call DRAFTER,draft)
+TEXT := $(TEXTS)/text-$(COUNT).jsonl
+DRAFTER = OMP_NUM_THREADS=1 $(BIN)/python -m omnidecode.train $(1) --target "$$($(GGUF))" --text $(TEXT) --out $(OUT)/smollm2-$(1) \
+	$(if $(wildcard $(OUT)/smollm2-$(1)/state.pt),--resume)
+drafters: $(STAMPS)/dev $(STAMPS)/model $(STAMPS)/torch $(TEXT)
+	head -n 256 $(TEXT) > $(TEXTS)/first.jsonl
+	mkdir -p $(OUT)/smollm2-trigrams
+	$(BIN)/omnidecode index $(TEXTS)/first.jsonl -o $(OUT)/smollm2-trigrams/table.bin --model "$$($(GGUF))"
+	$(call DRAFTER,kangaroo) --steps $(or $(STEPS),250)
+	$(call DRAFTER,draft) --steps $(or $(STEPS),1500)
+	$(BIN)/omnidecode bench --draft $(OUT)/smollm2-draft --beside adapter=$(OUT)/smollm2-kangaroo --rounds 1 --temperature 0 --max-tokens 32 \
+	--with aded:table=request,corpus=$(OUT)/smollm2-trigrams/table.bin --with draft-model:adaptive=false --with kangaroo:adaptive=false
 
-$(TEXTS)/text.jsonl: $(STAMPS)/installed $(STAMPS)/model
+$(TEXT): $(STAMPS)/installed $(STAMPS)/model
 	mkdir -p $(TEXTS)
-	$(BIN)/python -m omnidecode.train.prompts --out $(TEXTS)/prompts.jsonl --count 1200
-	$(BIN)/python -m omnidecode.train.write --prompts $(TEXTS)/prompts.jsonl --count 1200 --out $(TEXTS)/text.part --resume
-	mv $(TEXTS)/text.part $@
+	$(BIN)/python -m omnidecode.train.prompts --out $(TEXTS)/prompts.jsonl --count $(COUNT)
+	$(BIN)/python -m omnidecode.train.write --prompts $(TEXTS)/prompts.jsonl --count $(COUNT) --out $@.part --resume
+	mv $@.part $@
 
 ## What of the GPU's code needs nvcc (271 MB) but no GPU: kernels compiled for every target and held to their bounds, by nvcc and
 ## NVRTC, and a module that binds CUDA late. What needs only a C++ compiler is part of `test`.
