@@ -89,13 +89,13 @@ impl<T: Element> Block<'_, T> {
         let mut i = 0;
         while i < self.item.queries.len() {
             let mut end = i + 1;
+            // Neighbours that see the same keys go together.
+            while end < self.item.queries.len() && self.look.alike(i, end) {
+                end += 1;
+            }
+            let rows = i * tall..end * tall;
             if let Some(keys) = self.look.prefix(i) {
-                // Neighbours that see the same prefix of the page go together.
-                while end < self.item.queries.len() && self.look.prefix(end) == Some(keys) {
-                    end += 1;
-                }
                 if keys > 0 {
-                    let rows = i * tall..end * tall;
                     if biased {
                         self.bias(rows.clone(), (index * PAGE) as u32..);
                     }
@@ -113,11 +113,16 @@ impl<T: Element> Block<'_, T> {
             } else {
                 self.look.list(self.job, i, index);
                 let list = std::mem::take(&mut self.look.keys);
-                let rows = i * tall..end * tall;
                 for portion in list.chunks(PAGE) {
+                    debug_assert!(portion.iter().all(|key| (key.0 as usize) < stride));
                     for r in rows.clone() {
-                        for (at, &(key, _)) in portion.iter().enumerate() {
-                            self.gathered[r * PAGE + at] = self.scores[r * stride + key as usize];
+                        // SAFETY: a row has PAGE gathered scores, and `stride` of all sheets, whose keys these are.
+                        unsafe {
+                            let (from, to) =
+                                (self.scores.as_ptr().add(r * stride), self.gathered[r * PAGE..].as_mut_ptr());
+                            for (at, key) in portion.iter().enumerate() {
+                                *to.add(at) = *from.add(key.0 as usize);
+                            }
                         }
                     }
                     if biased {

@@ -95,6 +95,12 @@ impl Look {
         any
     }
 
+    /// Whether two queries see the same keys.
+    pub fn alike(&self, i: usize, j: usize) -> bool {
+        let (a, b) = (&self.seen[i], &self.seen[j]);
+        a.page == b.page && (a.extras == b.extras || a.extras.is_empty() && b.extras.is_empty())
+    }
+
     /// How many keys query `i` sees, if they are a prefix of the page (key i is the page's key i); `None` if they must
     /// be listed.
     pub fn prefix(&self, i: usize) -> Option<usize> {

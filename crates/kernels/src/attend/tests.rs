@@ -378,6 +378,42 @@ fn a_prompt_has_the_same_bits_in_any_chunks() {
     }
 }
 
+/// Rows that see the same keys go together, with holes among the keys too, whichever rows around them see others.
+#[test]
+fn neighbours_that_see_the_same_scattered_keys_have_the_bits_of_each_alone() {
+    for (shape, dim, dtype) in DTYPES.map(|dtype| ((9, 3), 32, dtype)).into_iter().chain([((40, 1), 16, KvDtype::Bf16)])
+    {
+        let case = heads(shape, dim, None, None);
+        let (n, width) = (150u32, case.heads * dim);
+        let table: Vec<u32> = (0..5).rev().collect();
+        let kv = store(dtype, &case, 6 * PAGE);
+        (0..6 * PAGE as u32).for_each(|slot| write(&kv, &case, slot, u64::from(slot)));
+        let mut scene = Scene::default();
+        scene.group(&table);
+        let kept = |place: u32| place % 3 != 1 && place % 7 != 2;
+        let tail = [(100, 5), (100, 6), (131, 9)].map(|(place, slot)| Visible { place, slot: 5 * PAGE as u32 + slot });
+        for (row, place) in (60..n).filter(|&p| kept(p)).enumerate() {
+            let spans: Vec<(u32, u32)> = (0..=place).filter(|&p| kept(p)).map(|p| (p, p + 1)).collect();
+            // Some neighbours differ by a tail key in an earlier block, or by a key that is missing there.
+            match row % 11 {
+                7 => scene.row(place, &spans[3..], &[]),
+                4 | 5 => scene.row(place, &spans, &tail[..row % 3 + 1]),
+                _ => scene.row(place, &spans, &[]),
+            }
+        }
+        let rows = scene.queries.len();
+        let q = numbers(8, rows * width);
+        for tier in Tier::available() {
+            let got = scene.run_on(tier, 2, &kv, &case, &q);
+            for index in 0..rows {
+                let row = index * width..(index + 1) * width;
+                let one = alone(&scene, index).run_on(tier, 1, &kv, &case, &q[row.clone()]);
+                assert_eq!(bits(&one), bits(&got[row]), "{tier} {case:?} {dtype:?} row {index}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_neutral_bias_is_no_bias_and_a_strong_one_is_felt() {
     let case = heads((4, 2), 32, None, None);
