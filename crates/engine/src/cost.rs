@@ -1,5 +1,6 @@
 //! What a forward of so many rows costs on this machine: measured at load, refined in use.
 use omnidecode_core::PAGE;
+use omnidecode_core::tail::Slot;
 use omnidecode_models::{Entry, Network, RowEntry, RowRead, Segment, Step, Visible};
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ pub enum Cost {
     /// Learned while serving; before that, a tenth of a forward a row.
     #[default]
     Learned,
-    /// As `Learned`, after a measurement at start of forwards of these numbers of rows at this context.
+    /// As `Learned`, after a measurement of forwards of these numbers of rows at this context: at start, or if requests come
+    /// before it is over, when a strategy first asks what rows cost.
     Measured {
         /// Rows of the forwards to be timed.
         rows: Vec<usize>,
@@ -34,13 +36,24 @@ const CONTEXTS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct CostModel {
     fixed: Option<Vec<(usize, f64)>>,
+    /// Rows and context of the measurement that has not been made yet.
+    due: Option<(Vec<usize>, usize)>,
     times: [[f64; SIZES.len()]; CONTEXTS],
 }
 
 impl CostModel {
     pub fn new(cost: &Cost) -> Self {
         let fixed = if let Cost::Fixed(points) = cost { Some(points.clone()) } else { None };
-        Self { fixed, times: [[0.0; SIZES.len()]; CONTEXTS] }
+        let due = if let Cost::Measured { rows, context } = cost { Some((rows.clone(), *context)) } else { None };
+        Self { fixed, due, times: [[0.0; SIZES.len()]; CONTEXTS] }
+    }
+    /// Whether a measurement is still to be made.
+    pub fn is_due(&self) -> bool {
+        self.due.is_some()
+    }
+    /// Rows of the largest forward that is to be measured.
+    pub fn rows_due(&self) -> usize {
+        self.due.iter().flat_map(|(rows, _)| rows).copied().max().unwrap_or(0)
     }
     fn context(places: usize) -> usize {
         ((places / 256 + 1).ilog2() as usize).min(CONTEXTS - 1)
@@ -113,18 +126,25 @@ impl CostModel {
 /// Time that the measurement may take before it stops repeating itself.
 const PATIENCE: Duration = Duration::from_millis(150);
 
-/// Time forwards on an idle network whose KV store holds nothing yet. A model too large to be measured in [`PATIENCE`] is
-/// measured less often, and at fewer sizes: one row and another at least, once each.
-pub(crate) fn calibrate(network: &mut dyn Network, cost: &Cost, pages: usize, tail: usize, model: &mut CostModel) {
-    let Cost::Measured { rows, context } = cost else { return };
+/// Time forwards on an idle network of `pages` pages, with rows in flight at these free slots; whatever the pages hold. A
+/// model too large to be measured in [`PATIENCE`] is measured less often, and at fewer sizes: one row and another at least,
+/// once each. `stop` gives it up, to be made another time.
+pub(crate) fn calibrate(
+    network: &mut dyn Network,
+    pages: usize,
+    slots: &[Slot],
+    model: &mut CostModel,
+    stop: &dyn Fn() -> bool,
+) {
+    let Some((rows, context)) = model.due.take() else { return };
     let longest = network.card().context;
-    let context = (*context).min(pages * PAGE).min(longest / 2);
-    let room = longest - context;
+    let places = context.min(pages * PAGE).min(longest / 2);
+    let room = longest - places;
     let begin = Instant::now();
     let mut sizes: Vec<(usize, Step, f64)> = rows
         .iter()
-        .filter(|&&n| n > 0 && n <= tail && n <= room)
-        .map(|&n| (n, probe(n, context, pages), f64::INFINITY))
+        .filter(|&&n| n > 0 && n <= slots.len() && n <= room)
+        .map(|&n| (n, probe(&slots[..n], places), f64::INFINITY))
         .collect();
     let mut run = |step: &Step| {
         let clock = Instant::now();
@@ -138,6 +158,10 @@ pub(crate) fn calibrate(network: &mut dyn Network, cost: &Cost, pages: usize, ta
     }
     'measure: for turn in 0..3 {
         for (at, (_, step, best)) in sizes.iter_mut().enumerate() {
+            if stop() {
+                model.due = Some((rows, context));
+                return;
+            }
             if (turn > 0 || at > 1) && begin.elapsed() > PATIENCE {
                 break 'measure;
             }
@@ -146,36 +170,53 @@ pub(crate) fn calibrate(network: &mut dyn Network, cost: &Cost, pages: usize, ta
         }
     }
     for (n, _, best) in sizes.into_iter().filter(|size| size.2.is_finite()) {
-        model.record(n, context, best);
+        model.record(n, places, best);
     }
 }
 
-fn probe(n: usize, context: usize, pages: usize) -> Step {
+fn probe(slots: &[Slot], context: usize) -> Step {
     let mut step = Step { pages: (0..context.div_ceil(PAGE) as u32).collect(), ..Step::default() };
     if context > 0 {
         step.spans.push((0, context as u32));
     }
-    let first = (pages * PAGE) as u32;
-    step.extras = (0..n as u32).map(|i| Visible { place: context as u32 + i, slot: first + i }).collect();
-    for i in 0..n {
+    step.extras = slots.iter().zip(context as u32..).map(|(&slot, place)| Visible { place, slot }).collect();
+    for (i, &slot) in slots.iter().enumerate() {
         let place = (context + i) as u32;
         step.rows.push(RowEntry {
             entry: Entry::Token(0),
             position: place,
             place,
-            slot: first + i as u32,
+            slot,
             spans: 0..step.spans.len(),
             extras: 0..i + 1,
         });
         step.reads.push(RowRead { row: i, stats: true, ..RowRead::default() });
     }
-    step.segments.push(Segment { rows: 0..n, table: 0..step.pages.len(), layers: 0..usize::MAX });
+    step.segments.push(Segment { rows: 0..slots.len(), table: 0..step.pages.len(), layers: 0..usize::MAX });
     step
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TableNetwork;
+
+    /// A measurement that is stopped is made when it is asked for again, and then no more.
+    #[test]
+    fn a_measurement_can_wait() {
+        let mut network = TableNetwork::new(7, 11);
+        network.delay = Some(100);
+        network.reserve(8, 8).expect("fits");
+        let slots: Vec<Slot> = (0..8).map(|i| (8 * PAGE + i) as Slot).collect();
+        let mut m = CostModel::new(&Cost::Measured { rows: vec![1, 8], context: 64 });
+        calibrate(&mut network, 8, &slots, &mut m, &|| true);
+        assert!(m.is_due() && m.rows_due() == 8 && m.one(64).is_none());
+        calibrate(&mut network, 8, &slots, &mut m, &|| false);
+        assert!(!m.is_due() && m.one(64).is_some() && m.relative(8, 64) > 3.0, "{}", m.relative(8, 64));
+        let one = m.one(64);
+        calibrate(&mut network, 8, &slots, &mut m, &|| false);
+        assert_eq!(m.one(64), one);
+    }
 
     #[test]
     fn fixed_costs_are_interpolated() {

@@ -1,6 +1,6 @@
 //! Polls ready strategies, collects their plans, steps. Single-threaded; futures need not be `Send`.
 use crate::answer::{Output, Rules};
-use crate::cost::{CostModel, calibrate};
+use crate::cost::CostModel;
 use crate::engine::NamedNetwork;
 use crate::error::{Error, Result};
 use crate::handle::{Line, Submission};
@@ -93,13 +93,15 @@ pub(crate) fn reserve(config: &Config, networks: &mut [NamedNetwork]) -> Result<
 
 impl Executor {
     pub fn new(config: Config, networks: Vec<NamedNetwork>, mail: Arc<Mailbox>) -> Self {
-        let model = |NamedNetwork { role, mut network }| {
-            let mut cost = CostModel::new(&config.cost);
-            calibrate(&mut *network, &config.cost, config.pages, config.tail, &mut cost);
+        let model = |NamedNetwork { role, network }| {
+            let cost = CostModel::new(&config.cost);
             let card = Rc::new(network.card().clone());
             let pool = PagePool::new(config.pages);
             let slots = TailSlots::new(config.pages * PAGE, config.tail);
-            Model { role, network, card, pool, slots, moves: Vec::new(), cost, last_rows: 0 }
+            let mut model = Model { role, network, card, pool, slots, moves: Vec::new(), cost, last_rows: 0 };
+            // Nobody waits for what few strategies ask.
+            model.calibrate(&|| !mail.is_empty());
+            model
         };
         let row_invariant = networks.iter().all(|named| named.network.row_invariant());
         let models = networks.into_iter().map(model).collect();

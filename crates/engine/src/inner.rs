@@ -1,5 +1,5 @@
 //! What strategies and the executor share on the engine thread: one `RefCell`, never held across a poll.
-use crate::cost::{Cost, CostModel};
+use crate::cost::{Cost, CostModel, calibrate};
 use crate::error::{Error, Result};
 use crate::outcome::{Outcome, Readings};
 use crate::plan::{KvAction, Plan, Row};
@@ -72,6 +72,29 @@ pub(crate) struct Model {
     pub cost: CostModel,
     /// Rows of the last step.
     pub last_rows: usize,
+}
+
+impl Model {
+    /// Measure what forwards cost, if that is still due, unless `stop` says that there is something better to do.
+    pub fn calibrate(&mut self, stop: &dyn Fn() -> bool) {
+        if !self.cost.is_due() {
+            return;
+        }
+        self.settle();
+        let mut slots = Vec::new();
+        self.slots.take(self.cost.rows_due().min(self.slots.free()), &mut slots);
+        calibrate(&mut *self.network, self.pool.total(), &slots, &mut self.cost, stop);
+        self.slots.give(&mut slots);
+    }
+    /// Make the moves that are owed: slots that were given back may still be their source.
+    pub fn settle(&mut self) {
+        if !self.moves.is_empty() {
+            let moves = std::mem::take(&mut self.moves);
+            self.network.copy(&moves);
+            self.moves = moves; // its memory
+            self.moves.clear();
+        }
+    }
 }
 
 /// A request's counters.

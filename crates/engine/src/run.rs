@@ -87,13 +87,8 @@ impl Runner {
                 item.states = states.map_err(|p| Trouble::Item(index, Error::Panicked(message(&*p))))?;
             }
         }
-        if !model.moves.is_empty() {
-            let moves = std::mem::take(&mut model.moves);
-            let copied = catch_unwind(AssertUnwindSafe(|| model.network.copy(&moves)));
-            copied.map_err(|p| Trouble::Unknown(Error::Panicked(message(&*p))))?;
-            model.moves = moves; // its memory
-            model.moves.clear();
-        }
+        let copied = catch_unwind(AssertUnwindSafe(|| model.settle()));
+        copied.map_err(|p| Trouble::Unknown(Error::Panicked(message(&*p))))?;
         // An item that is run again is laid out again.
         let trouble = RefCell::new(None);
         let all = RefCell::new(&mut *items);

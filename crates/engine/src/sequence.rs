@@ -178,6 +178,7 @@ impl Sequence {
     }
     /// Time of a forward of `rows` rows of this sequence, relative to one row, beside what runs with it now.
     pub fn cost(&self, rows: usize) -> f64 {
+        self.calibrate();
         let others = self.others();
         let inner = self.shared.borrow();
         let model = &inner.models[inner.seqs[self.key].model];
@@ -187,6 +188,8 @@ impl Sequence {
     /// As [`Sequence::cost`], in units of a forward of one row of `main`'s model: what drafting on a small model costs
     /// beside a large one. By the measured times where both are known, else by the bytes of weights that a row reads.
     pub fn cost_beside(&self, rows: usize, main: &Sequence) -> f64 {
+        self.calibrate();
+        main.calibrate();
         let ratio = {
             let inner = self.shared.borrow();
             let (mine, theirs) = (&inner.models[inner.seqs[self.key].model], &inner.models[inner.seqs[main.key].model]);
@@ -198,6 +201,12 @@ impl Sequence {
             }
         };
         ratio * self.cost(rows)
+    }
+    /// Measure what rows of its model cost, unless that was done.
+    fn calibrate(&self) {
+        let mut inner = self.shared.borrow_mut();
+        let model = inner.seqs[self.key].model;
+        inner.models[model].calibrate(&|| false);
     }
     /// One value per engine and type, made on first use: tables shared by all requests.
     pub fn resource<T: Any>(&self, make: impl FnOnce() -> T) -> Rc<RefCell<T>> {
