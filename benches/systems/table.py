@@ -2,7 +2,7 @@
 
     python benches/systems/table.py --counters RUN.json [RUN.json ...] --times RUN.json
 
-Counters and times are joined by strategy and parameters (a file's path counts as its name). A run of one round counts what
+Counters and times are joined by strategy and parameters (a file's path counts as its name); of several runs the first counts. A run of one round counts what
 cold tables find; times want a quiet machine and several rounds. Where only times were measured, the counters stay empty.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 HEAD = (
     "strategy",
+    "questions",
     "forwards, all models",
     "of the main model",
     "tokens per forward of it",
@@ -36,15 +37,16 @@ def main() -> None:
     options = parser.parse_args()
     cells: dict[str, list[str]] = {}
     for path in options.counters:
-        for row in json.loads(path.read_text())["rows"]:
+        run = json.loads(path.read_text())
+        for row in run["rows"]:
             kept = f"{row['accepted']} of {row['drafted']}" if row["drafted"] else ""
             same = {True: "yes", False: "no", None: "yes"}[row["identical"]]
-            numbers = (row["forwards"], row["target_forwards"], f"{row['tokens_per_forward']:.2f}")
+            numbers = (run["prompts"], row["forwards"], row["target_forwards"], f"{row['tokens_per_forward']:.2f}")
             cells.setdefault(title(row), [*map(str, numbers), kept, same, ""])
     if options.times:
         for row in json.loads(options.times.read_text())["rows"]:
             same = "no" if row["identical"] is False else "yes"
-            cells.setdefault(title(row), ["", "", "", "", same, ""])[-1] = f"{row['ratio']:.2f}"
+            cells.setdefault(title(row), ["", "", "", "", "", same, ""])[-1] = f"{row['ratio']:.2f}"
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     for name, row in cells.items():
         print("| " + " | ".join([name, *row]) + " |")
