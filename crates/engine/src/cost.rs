@@ -1,4 +1,4 @@
-//! What a forward of so many rows costs on this machine: measured at load, refined in use.
+//! What a forward of so many rows costs on this machine: measured once, refined in use.
 use omnidecode_core::PAGE;
 use omnidecode_core::tail::Slot;
 use omnidecode_models::{Entry, Network, RowEntry, RowRead, Segment, Step, Visible};
