@@ -41,6 +41,7 @@ def test_counts(sudoku: Report) -> None:
     assert twin.right == sum(SUITES["sudoku"].task.judge(q, o.outputs[0].text) for (q, _), o in zip(items, outputs))
     for row in sudoku.rows:
         assert row.questions == 3 and len(row.seconds) == 2 and 0 < row.network_seconds <= row.turn_seconds
+        assert row.rest_seconds > 0 and row.overhead < row.overhead_with_ends < 1
         assert row.cached == 0, "a prompt was found in the cache: later rows would look faster than they are"
 
 

@@ -81,7 +81,8 @@ def _table(suite: Suite) -> list[tuple[str, dict[str, Any]]]:
 
 @dataclass
 class Row:
-    """One strategy on one model. ``seconds``: of all questions, one number a round."""
+    """One strategy on one model. ``seconds``: of all questions, one number a round. ``turn_seconds``: of the engine's turns
+    that ran a forward; ``rest_seconds``: of those that ended a request and woke its reader."""
 
     model: str
     strategy: str
@@ -96,6 +97,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     network_seconds: float = 0.0
     turn_seconds: float = 0.0
+    rest_seconds: float = 0.0
 
     @property
     def accuracy(self) -> float:
@@ -109,8 +111,14 @@ class Row:
 
     @property
     def overhead(self) -> float:
-        """Share of the engine's time that is not spent inside the network, over all rounds."""
+        """Share of the turns that ran a forward that is not spent inside the network, over all rounds."""
         return 1 - self.network_seconds / self.turn_seconds if self.turn_seconds else 0.0
+
+    @property
+    def overhead_with_ends(self) -> float:
+        """As ``overhead``, the turns that ended requests and woke their readers included."""
+        spent = self.turn_seconds + self.rest_seconds
+        return 1 - self.network_seconds / spent if spent else 0.0
 
     @property
     def label(self) -> str:
@@ -156,6 +164,7 @@ class Report:
                 "ratio_to_static": self.ratio(row, self.static),
                 "ratio_to_autoregressive": self.ratio(row, self.twin),
                 "overhead": row.overhead,
+                "overhead_with_ends": row.overhead_with_ends,
             }
             for row in self.rows
         ]
@@ -277,6 +286,7 @@ def _measure(
     after = llm.stats()
     row.network_seconds += after["network_seconds"] - before["network_seconds"]
     row.turn_seconds += after["turn_seconds"] - before["turn_seconds"]
+    row.rest_seconds += after["rest_seconds"] - before["rest_seconds"]
     for right, usage, tokens in answers if count_answers else ():
         row.questions += 1
         row.right += right

@@ -202,6 +202,9 @@ class LLM:
             for delta in llm.stream("Once upon a time"):
                 print(delta.text, end="", flush=True)
 
+        The first delta comes as soon as there is one. Later ones gather what was committed within 5 ms, as waking a reader
+        takes as long as a step of a very small model.
+
         ``watch``: deltas carry the changes of a diffusion strategy's canvas as they are made (:attr:`Delta.marks`).
         The text of a delta is never revoked. Afterwards ``.result`` is the :class:`RequestOutput`. Closing the stream,
         or leaving its ``with`` block, cancels the request.

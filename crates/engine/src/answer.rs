@@ -166,6 +166,9 @@ impl Output {
     }
     /// Hand over what is new.
     pub fn take(&mut self, generated: &[Token], progress: &Progress, stops: &[String]) {
+        let new = generated.len().saturating_sub(self.places);
+        self.pending.tokens.reserve(new);
+        self.pending.origins.reserve(new);
         for (i, &token) in generated.iter().enumerate().skip(self.places) {
             if token != LATENT {
                 self.pending.tokens.push(token);
@@ -192,12 +195,24 @@ impl Output {
     pub fn mark(&mut self, mark: Mark) {
         self.pending.marks.push(mark);
     }
-    /// Send what is pending.
-    pub fn flush(&mut self) {
+    /// What is pending, to be sent.
+    fn pending(&mut self) -> Option<Event> {
         let Delta { tokens, text, marks, .. } = &self.pending;
-        if !tokens.is_empty() || !text.is_empty() || !marks.is_empty() {
-            let delta = std::mem::take(&mut self.pending);
-            self.outbox.send(Event::Delta(delta));
+        let some = !tokens.is_empty() || !text.is_empty() || !marks.is_empty();
+        some.then(|| Event::Delta(std::mem::take(&mut self.pending)))
+    }
+    /// Send what is pending; whether there was anything.
+    pub fn flush(&mut self) -> bool {
+        let delta = self.pending();
+        let some = delta.is_some();
+        if some {
+            self.outbox.send(delta);
         }
+        some
+    }
+    /// Send what is pending, and the end.
+    pub fn end(&mut self, end: Event) {
+        let delta = self.pending();
+        self.outbox.send(delta.into_iter().chain([end]));
     }
 }

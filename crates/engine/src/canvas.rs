@@ -134,7 +134,9 @@ impl<'s> Canvas<'s> {
     }
     /// Undecided places of a window, ascending.
     pub fn masked(&self, window: Range<usize>) -> Vec<usize> {
-        window.filter(|&p| self.is_masked(p)).collect()
+        let mut masked = Vec::with_capacity(window.len());
+        masked.extend(window.filter(|&p| self.is_masked(p)));
+        masked
     }
     /// Every change so far.
     pub fn history(&self) -> &[Mark] {
@@ -214,13 +216,14 @@ impl<'s> Canvas<'s> {
         (1..copies).for_each(|k| (0..once).for_each(|i| read_at.push(read_at[i] + (k * run.len()) as u32)));
         // Without gaps places go without saying.
         let gaps = to - from >= run.len() || matches!(mask, Mask::Tree(_));
-        let offsets = (0..if gaps { copies } else { 0 }).flat_map(|_| run.iter().map(|p| (p - from) as u32));
+        let mut offsets = Vec::with_capacity(if gaps { copies * run.len() } else { 0 });
+        (0..if gaps { copies } else { 0 }).for_each(|_| offsets.extend(run.iter().map(|p| (p - from) as u32)));
         let plan = Plan {
             rows: entries,
             mask: if drafts.is_empty() { mask } else { Mask::Copies(copies) },
             kv: if refresh { KvAction::Overwrite } else { KvAction::Discard },
             at: Some(from),
-            offsets: offsets.collect(),
+            offsets,
             keep,
             read,
             at_rows: Rows::These(read_at),

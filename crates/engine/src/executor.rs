@@ -51,6 +51,8 @@ struct Task {
     line: Arc<Line>,
     meter: Rc<RefCell<Meter>>,
     guarantee: Guarantee,
+    /// When its reader may be woken again.
+    due: Instant,
 }
 
 /// The engine's inside, on the thread that made it.
@@ -61,6 +63,7 @@ pub(crate) struct Executor {
     waiting: VecDeque<Submission>,
     runner: Runner,
     next: TaskId,
+    new: Vec<Submission>,
     ready: Vec<usize>,
     wake: Vec<Waker>,
     old: Vec<States>,
@@ -122,6 +125,7 @@ impl Executor {
             waiting: VecDeque::new(),
             runner: Runner::default(),
             next: 0,
+            new: Vec::new(),
             ready: Vec::new(),
             wake: Vec::new(),
             old: Vec::new(),
@@ -143,12 +147,11 @@ impl Executor {
     pub fn turn(&mut self) -> bool {
         let clock = Instant::now();
         self.freed = false;
-        let mut new = Vec::new();
-        let swept = self.mail.take(&mut new, &mut self.ready);
+        let swept = self.mail.take(&mut self.new, &mut self.ready);
         let max = self.shared.borrow().config.max_waiting;
-        for sub in new {
+        for sub in self.new.drain(..) {
             if self.waiting.len() >= max {
-                sub.outbox.send(Event::Failed(Error::Busy { waiting: self.waiting.len() }));
+                sub.outbox.send([Event::Failed(Error::Busy { waiting: self.waiting.len() })]);
             } else {
                 self.waiting.push_back(sub);
             }
@@ -156,11 +159,14 @@ impl Executor {
         if swept {
             self.sweep();
         }
-        self.admit();
+        self.admit(clock);
         self.poll_ready();
+        self.tell(clock, false);
         let (ran, woke) = self.step();
-        if ran {
-            self.shared.borrow_mut().stats.turn_ns += clock.elapsed().as_nanos() as u64;
+        let spent = clock.elapsed().as_nanos() as u64;
+        {
+            let stats = &mut self.shared.borrow_mut().stats;
+            *(if ran { &mut stats.turn_ns } else { &mut stats.rest_ns }) += spent;
         }
         ran || woke || (self.freed && !self.waiting.is_empty())
     }
@@ -199,10 +205,20 @@ impl Executor {
         (ran, woke)
     }
 
+    /// Send readers what is new: the first news at once, what follows in a pace that costs little (`Config::pace`), all of
+    /// it before the engine sleeps, as nobody knows when the next turn will be.
+    fn tell(&mut self, now: Instant, sleeps: bool) {
+        let pace = self.shared.borrow().config.pace;
+        for (_, task) in self.tasks.iter_mut() {
+            if (sleeps || now >= task.due) && !task.line.whole() && task.output.borrow_mut().flush() {
+                task.due = now + pace;
+            }
+        }
+    }
     /// Start requests, oldest first, as long as their prompts fit the pages that nobody waits for.
-    fn admit(&mut self) {
+    fn admit(&mut self, now: Instant) {
         while let Some(sub) = self.waiting.front() {
-            if sub.outbox.line.cancelled() {
+            if sub.outbox.0.cancelled() {
                 self.waiting.pop_front().into_iter().for_each(abort);
                 continue;
             }
@@ -227,29 +243,29 @@ impl Executor {
             }
             drop(inner);
             let Some(sub) = self.waiting.pop_front() else { return };
-            self.start(sub);
+            self.start(sub, now);
         }
     }
-    fn start(&mut self, sub: Submission) {
+    fn start(&mut self, sub: Submission, now: Instant) {
         let Submission { request, outbox } = sub;
-        let line = outbox.line.clone();
+        let line = outbox.0.clone();
         self.next += 1;
         let meter = Rc::new(RefCell::new(Meter::default()));
         meter.borrow_mut().usage.prompt_tokens = request.prompt.len();
-        let output = Rc::new(RefCell::new(Output::new(outbox.clone())));
+        let output = Rc::new(RefCell::new(Output::new(outbox)));
         let guarantee = self.worth(request.strategy.guarantee);
         // Processors and strategies are foreign code from their first line.
         let made = catch_unwind(AssertUnwindSafe(|| self.open(request, &meter, &output)));
         let future = match made {
             Ok(Ok(future)) => future,
-            Ok(Err(e)) => return outbox.send(Event::Failed(e)),
-            Err(panic) => return outbox.send(Event::Failed(Error::Panicked(message(&*panic)))),
+            Ok(Err(e)) => return output.borrow_mut().end(Event::Failed(e)),
+            Err(panic) => return output.borrow_mut().end(Event::Failed(Error::Panicked(message(&*panic)))),
         };
         let entry = self.tasks.vacant_entry();
         let flag = Arc::new(TaskWaker { key: entry.key(), queued: AtomicBool::new(true), mail: self.mail.clone() });
         self.ready.push(entry.key());
         let waker = flag.clone().into();
-        entry.insert(Task { future, waker, flag, output, line, meter, guarantee });
+        entry.insert(Task { future, waker, flag, output, line, meter, guarantee, due: now });
     }
     /// What a claim is worth here: it is made for rows that do not depend on their company.
     fn worth(&self, claim: Guarantee) -> Guarantee {
@@ -310,9 +326,6 @@ impl Executor {
             polls += 1;
             let mut cx = Context::from_waker(&task.waker);
             let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut cx)));
-            if !task.line.whole() {
-                task.output.borrow_mut().flush();
-            }
             match polled {
                 Ok(Poll::Pending) => {}
                 Ok(Poll::Ready(result)) => self.finish(key, Some(result)),
@@ -326,7 +339,7 @@ impl Executor {
     fn sweep(&mut self) {
         let gone: Vec<usize> = self.tasks.iter().filter(|(_, t)| t.line.cancelled()).map(|(k, _)| k).collect();
         gone.into_iter().for_each(|key| self.finish(key, None));
-        let (gone, stay) = self.waiting.drain(..).partition(|s| s.outbox.line.cancelled());
+        let (gone, stay) = self.waiting.drain(..).partition(|s| s.outbox.0.cancelled());
         self.waiting = stay;
         let gone: VecDeque<Submission> = gone;
         gone.into_iter().for_each(abort);
@@ -340,13 +353,12 @@ impl Executor {
             Ok(()) => result,
         };
         let mut output = output.borrow_mut();
-        output.flush();
-        let mut usage: Usage = meter.borrow().usage.clone();
+        let mut usage: Usage = std::mem::take(&mut meter.borrow_mut().usage);
         usage.generated = output.tokens;
         let end = std::mem::take(&mut output.end);
         let (score, others) = (output.score, std::mem::take(&mut output.others));
         let notes = std::mem::take(&mut output.notes);
-        output.outbox.send(match result {
+        output.end(match result {
             Some(Ok(())) => Event::Done(Finish {
                 reason: end.reason,
                 stop_reason: end.stop,
@@ -366,6 +378,7 @@ impl Executor {
             let more = self.turn();
             self.mail.report(self.stats());
             if !more {
+                self.tell(Instant::now(), true);
                 self.mail.wait();
             }
         }
@@ -386,7 +399,7 @@ impl Executor {
         let mut new = Vec::new();
         self.mail.take(&mut new, &mut self.ready);
         for sub in self.waiting.drain(..).chain(new) {
-            sub.outbox.send(Event::Failed(Error::Shutdown));
+            sub.outbox.send([Event::Failed(Error::Shutdown)]);
         }
         let keys: Vec<usize> = self.tasks.iter().map(|(k, _)| k).collect();
         keys.into_iter().for_each(|key| self.finish(key, Some(Err(Error::Shutdown))));
@@ -398,5 +411,5 @@ impl Executor {
 fn abort(sub: Submission) {
     let guarantee = sub.request.strategy.guarantee;
     let usage = Usage { prompt_tokens: sub.request.prompt.len(), ..Usage::default() };
-    sub.outbox.send(Event::Done(Finish::abort(usage, guarantee)));
+    sub.outbox.send([Event::Done(Finish::abort(usage, guarantee))]);
 }

@@ -2,24 +2,36 @@
 use crate::error::{Error, Result};
 use crate::mailbox::Mailbox;
 use crate::request::{Delta, Event, Finish, Request};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// Events on their way, and who waits for them.
+#[derive(Default)]
+struct Post {
+    events: VecDeque<Event>,
+    /// Of an async reader.
+    waker: Option<Waker>,
+    /// A thread sleeps until something comes.
+    awaited: bool,
+    /// Nothing more will come.
+    closed: bool,
+}
 
 /// What both ends of a request share.
 #[derive(Default)]
 pub(crate) struct Line {
-    /// Of an async reader.
-    waker: Mutex<Option<Waker>>,
+    post: Mutex<Post>,
+    news: Condvar,
     cancelled: AtomicBool,
     /// The reader wants nothing before the end.
     whole: AtomicBool,
 }
 impl Line {
-    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
-        self.waker.lock().unwrap_or_else(|e| e.into_inner())
+    fn post(&self) -> MutexGuard<'_, Post> {
+        self.post.lock().unwrap_or_else(|e| e.into_inner())
     }
     pub fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
@@ -29,20 +41,30 @@ impl Line {
     }
 }
 
-/// Sends events and wakes an async reader.
-#[derive(Clone)]
-pub(crate) struct Outbox {
-    pub sender: Sender<Event>,
-    pub line: Arc<Line>,
-}
+/// The engine's end: sends events and wakes the reader, who learns from its drop that nothing more will come.
+pub(crate) struct Outbox(pub Arc<Line>);
 impl Outbox {
     /// A vanished reader is a cancel, which the executor sees elsewhere.
-    pub fn send(&self, event: Event) {
-        let _ = self.sender.send(event);
-        let waker = self.line.waker().take();
+    pub fn send(&self, events: impl IntoIterator<Item = Event>) {
+        self.change(|post| post.events.extend(events));
+    }
+    /// Change the post, and wake who waits for it, once.
+    fn change(&self, change: impl FnOnce(&mut Post)) {
+        let mut post = self.0.post();
+        change(&mut post);
+        let (waker, awaited) = (post.waker.take(), post.awaited);
+        drop(post);
+        if awaited {
+            self.0.news.notify_one();
+        }
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.change(|post| post.closed = true);
     }
 }
 
@@ -53,7 +75,6 @@ pub(crate) struct Submission {
 
 /// The reading end of a request. Dropping it cancels the request.
 pub struct Handle {
-    pub(crate) events: Receiver<Event>,
     pub(crate) line: Arc<Line>,
     pub(crate) mail: Arc<Mailbox>,
     pub(crate) over: bool,
@@ -69,49 +90,74 @@ pub struct Answer {
 }
 
 impl Handle {
-    fn note(&mut self, event: Option<Event>) -> Option<Event> {
-        // An engine that is gone without a word was shut down.
-        let event = event.unwrap_or(Event::Failed(Error::Shutdown));
-        self.over = !matches!(event, Event::Delta(_));
-        Some(event)
+    /// Take an event; `Poll::Ready(None)` after the end. While there is none, `wait` leaves word of who waits, or waits
+    /// and says with the post in its hands whether to look again.
+    fn take<'l>(
+        &mut self,
+        line: &'l Line,
+        mut wait: impl FnMut(MutexGuard<'l, Post>) -> Option<MutexGuard<'l, Post>>,
+    ) -> Poll<Option<Event>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let mut post = line.post();
+        loop {
+            // An engine that is gone without a word was shut down.
+            let gone = || Event::Failed(Error::Shutdown);
+            let next = post.events.pop_front();
+            if let Some(event) = next.or_else(|| post.closed.then(gone)) {
+                self.over = !matches!(event, Event::Delta(_));
+                return Poll::Ready(Some(event));
+            }
+            match wait(post) {
+                Some(again) => post = again,
+                None => return Poll::Pending,
+            }
+        }
+    }
+    fn wait(&mut self, until: Option<Instant>) -> Option<Event> {
+        let line = self.line.clone();
+        let taken = self.take(&line, |mut post| {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            post.awaited = true;
+            let mut post = match left {
+                Some(left) => line.news.wait_timeout(post, left).unwrap_or_else(|e| e.into_inner()).0,
+                None => line.news.wait(post).unwrap_or_else(|e| e.into_inner()),
+            };
+            post.awaited = false;
+            Some(post)
+        });
+        match taken {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
+        }
     }
     /// The next event, waiting for it; `None` after the end.
     pub fn next_event(&mut self) -> Option<Event> {
-        if self.over {
-            return None;
-        }
-        let event = self.events.recv().ok();
-        self.note(event)
+        self.wait(None)
     }
     /// The next event, if there is one already.
     pub fn try_next(&mut self) -> Option<Event> {
-        match self.events.try_recv() {
-            _ if self.over => None,
-            Ok(event) => self.note(Some(event)),
-            Err(std::sync::mpsc::TryRecvError::Empty) => None,
-            Err(std::sync::mpsc::TryRecvError::Disconnected) => self.note(None),
+        let line = self.line.clone();
+        match self.take(&line, |_| None) {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
         }
     }
     /// The next event, waiting at most so long; `None` after that time or after the end.
     pub fn next_timeout(&mut self, timeout: Duration) -> Option<Event> {
-        match self.events.recv_timeout(timeout) {
-            _ if self.over => None,
-            Ok(event) => self.note(Some(event)),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => self.note(None),
-        }
+        self.wait(Instant::now().checked_add(timeout))
     }
     /// The next event for an async reader; ready with `None` after the end.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        if self.over {
-            return Poll::Ready(None);
-        }
-        // The waker first: an event sent between the two is then seen or wakes.
-        *self.line.waker() = Some(cx.waker().clone());
-        match self.try_next() {
-            Some(event) => Poll::Ready(Some(event)),
-            None => Poll::Pending,
-        }
+        let line = self.line.clone();
+        self.take(&line, |mut post| {
+            post.waker = Some(cx.waker().clone());
+            None
+        })
     }
     /// Whether the end was seen.
     pub fn is_over(&self) -> bool {

@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// A model of this engine, by number; the main model is 0.
 pub type ModelId = usize;
@@ -45,6 +46,9 @@ pub struct Config {
     pub max_waiting: usize,
     /// Where the cost of forwards is known from.
     pub cost: Cost,
+    /// Least time between two wake-ups of a reader that follows an answer. Waking one takes as long as a step of a very
+    /// small model. First news and the end are told at once; the rest at most this and a step later.
+    pub pace: Duration,
 }
 impl Default for Config {
     fn default() -> Self {
@@ -57,6 +61,7 @@ impl Default for Config {
             max_running: 256,
             max_waiting: usize::MAX,
             cost: Cost::Learned,
+            pace: Duration::from_millis(5),
         }
     }
 }

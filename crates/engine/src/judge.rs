@@ -71,8 +71,9 @@ impl Sequence {
     pub fn decode(&self, tokens: &[Token]) -> String {
         let Some(detokenizer) = &self.rules.text else { return String::new() };
         let mut stream = detokenizer.stream();
-        let mut text: String = tokens.iter().filter(|&&t| t != LATENT).map(|&t| stream.push(t)).collect();
-        text.push_str(&stream.finish());
+        let mut text = String::new();
+        tokens.iter().filter(|&&t| t != LATENT).for_each(|&t| stream.push(t, &mut text));
+        stream.finish(&mut text);
         text
     }
     /// Text of this sequence so far, without half characters; empty without a detokenizer. An end-of-text token that

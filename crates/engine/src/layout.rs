@@ -167,6 +167,7 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
     let computed = end.max(seq.table.len());
     let base = outside(plan, if contiguous { computed } else { computed.max(covered.end) }, hidden);
     let mut shared: Option<Range<usize>> = None;
+    step.rows.reserve(n);
     for (i, row) in plan.rows.iter().enumerate() {
         let spans = match (&plan.mask, &shared) {
             (omnidecode_core::mask::Mask::Full, Some(spans)) => spans.clone(),
@@ -186,6 +187,8 @@ fn over(step: &mut Step, plan: &Plan, seq: &SeqState, end: usize) {
                     omnidecode_core::mask::Mask::Full if contiguous => {
                         seen.push((covered.start as u32, covered.end as u32));
                     }
+                    // All that is computed or covered, the window's own places among it.
+                    omnidecode_core::mask::Mask::Full if plan.keep.is_none() => {}
                     mask => seen.extend((0..n).filter(|&j| mask.sees(i, j, n)).map(|j| (places[j], places[j] + 1))),
                 }
                 let from = step.spans.len();
@@ -265,6 +268,9 @@ fn read(
     }
     let wanted = (root - heads..root).map(|row| (row, None)).chain(own.map(|i| (own_first + i, Some(i))));
     let seed = |noise| if noise == 0 { seq.seed } else { pair(seq.seed, noise) };
+    let mut drawn = (0, seed(plan.noise)); // a copy, and the seed it draws with
+    step.reads.reserve(count);
+    readers.reserve(count);
     for (nth, (row, own)) in wanted.enumerate() {
         let position = step.rows[row].place as usize + card.shift;
         // Copies stand for successive states of a window: each draws as the forward that would run it would.
@@ -272,15 +278,15 @@ fn read(
             (omnidecode_core::mask::Mask::Copies(k), Some(i)) => i / (n / k),
             _ => 0,
         };
+        if copy != drawn.0 {
+            drawn = (copy, seed(plan.noise + copy as u64));
+        }
         // Of debt rows, only the root has its states at hand.
         let at_hand = own.is_some() || (row + 1 == root && item.complete);
         step.reads.push(RowRead {
             row,
             bend: at_hand && bent && (read.choice || read.logits),
-            choice: read.choice.then(|| Choice {
-                warp: seq.warp,
-                key: Key::new(seed(plan.noise + copy as u64), position, Purpose::Sample),
-            }),
+            choice: read.choice.then(|| Choice { warp: seq.warp, key: Key::new(drawn.1, position, Purpose::Sample) }),
             logprob: read.logprob && read.choice,
             top: read.top,
             stats: read.stats,

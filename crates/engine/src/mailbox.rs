@@ -3,7 +3,6 @@ use crate::error::Error;
 use crate::handle::{Handle, Line, Outbox, Submission};
 use crate::request::{Event, Request};
 use crate::usage::Stats;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 #[derive(Default)]
@@ -68,7 +67,7 @@ impl Mailbox {
     /// Fail what nobody will take any more.
     pub fn refuse(&self) {
         let new = std::mem::take(&mut self.lock().new);
-        new.into_iter().for_each(|s| s.outbox.send(Event::Failed(Error::Shutdown)));
+        new.into_iter().for_each(|s| s.outbox.send([Event::Failed(Error::Shutdown)]));
     }
     pub fn closed(&self) -> bool {
         self.lock().closed
@@ -84,13 +83,12 @@ impl Mailbox {
         self.lock().stats
     }
     pub fn submit(self: &Arc<Self>, request: Request) -> Handle {
-        let (sender, events) = channel();
         let line = Arc::new(Line::default());
-        let outbox = Outbox { sender, line: line.clone() };
+        let outbox = Outbox(line.clone());
         self.post(|mail| match mail.closed {
-            true => outbox.send(Event::Failed(Error::Shutdown)),
+            true => outbox.send([Event::Failed(Error::Shutdown)]),
             false => mail.new.push(Submission { request, outbox }),
         });
-        Handle { events, line, mail: self.clone(), over: false }
+        Handle { line, mail: self.clone(), over: false }
     }
 }

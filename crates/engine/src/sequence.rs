@@ -90,6 +90,9 @@ impl Sequence {
     }
     /// Processor states folded anew over all tokens.
     pub(crate) fn states(&self) -> States {
+        if self.rules.processors.is_empty() {
+            return States::new();
+        }
         let (prompt, made) = self.tokens.split_at(self.prompt);
         // Places of vectors have no token to be counted.
         let prompt: Vec<Token> = prompt.iter().copied().filter(|&t| t != LATENT).collect();

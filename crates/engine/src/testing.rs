@@ -13,6 +13,7 @@ use omnidecode_core::noise::{pair, unit};
 use omnidecode_core::{PAGE, Token};
 use omnidecode_models::{Entry, ModelCard, Network, NetworkError, Reading, RowEntry, Segment, Stats as RowStats, Step};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Size of the vocabulary.
 pub const VOCAB: usize = 64;
@@ -255,11 +256,12 @@ pub struct Bench {
     executor: Executor,
 }
 impl Bench {
-    /// As [`crate::Engine::start`].
+    /// As [`crate::Engine::start`], but that readers are told of every step.
     ///
     /// # Errors
     /// As [`crate::Engine::start`].
     pub fn new(config: Config, mut networks: Vec<NamedNetwork>) -> Result<Bench> {
+        let config = Config { pace: Duration::ZERO, ..config };
         reserve(&config, &mut networks)?;
         let mail = Arc::new(Mailbox::default());
         Ok(Bench { executor: Executor::new(config, networks, mail.clone()), mail })

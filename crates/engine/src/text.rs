@@ -9,10 +9,10 @@ pub trait Detokenizer: Send + Sync {
 
 /// Text of one answer as its tokens come.
 pub trait TextStream {
-    /// One more token; the text that is certain now (never half a character).
-    fn push(&mut self, token: Token) -> String;
-    /// No more tokens: what is left.
-    fn finish(&mut self) -> String;
+    /// One more token: append the text that is certain now (never half a character).
+    fn push(&mut self, token: Token, text: &mut String);
+    /// No more tokens: append what is left.
+    fn finish(&mut self, text: &mut String);
 }
 
 /// The text of one sequence, and where a stop string cut it.
@@ -40,8 +40,7 @@ impl Text {
         let from = self.text.len();
         self.fed += 1;
         if !self.over {
-            let new = self.stream.push(token);
-            self.text.push_str(&new);
+            self.stream.push(token, &mut self.text);
         }
         from
     }
@@ -67,8 +66,7 @@ impl Text {
     /// No more tokens.
     pub fn finish(&mut self) {
         if !std::mem::replace(&mut self.over, true) {
-            let rest = self.stream.finish();
-            self.text.push_str(&rest);
+            self.stream.finish(&mut self.text);
         }
     }
     /// Bytes that no later token can take back: all but a suffix that may yet become a stop string.
@@ -94,11 +92,11 @@ mod tests {
         }
     }
     impl TextStream for Letters {
-        fn push(&mut self, token: Token) -> String {
-            char::from_u32(token).map(String::from).unwrap_or_default()
+        fn push(&mut self, token: Token, text: &mut String) {
+            text.extend(char::from_u32(token));
         }
-        fn finish(&mut self) -> String {
-            "!".into()
+        fn finish(&mut self, text: &mut String) {
+            text.push('!');
         }
     }
 

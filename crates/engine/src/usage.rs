@@ -63,6 +63,8 @@ pub struct Stats {
     pub network_ns: u64,
     /// Nanoseconds from the start of a turn that ran a step to its end.
     pub turn_ns: u64,
+    /// Nanoseconds of turns that ran none: ends of requests, and waking their readers.
+    pub rest_ns: u64,
     /// Requests running.
     pub running: usize,
     /// Requests not yet started.

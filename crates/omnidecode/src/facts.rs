@@ -44,6 +44,7 @@ impl Llm {
             "library_products": stats.library_products,
             "network_seconds": stats.network_ns as f64 / 1e9,
             "turn_seconds": stats.turn_ns as f64 / 1e9,
+            "rest_seconds": stats.rest_ns as f64 / 1e9,
             "running": stats.running,
             "waiting": stats.waiting,
             "pages_used": stats.pages_used,

@@ -19,10 +19,14 @@ impl Detokenizer for Text {
 struct Stream(Option<tokenizer::TextStream>);
 
 impl TextStream for Stream {
-    fn push(&mut self, token: Token) -> String {
-        self.0.as_mut().map(|stream| stream.push(token)).unwrap_or_default()
+    fn push(&mut self, token: Token, text: &mut String) {
+        if let Some(stream) = &mut self.0 {
+            stream.push_onto(token, text);
+        }
     }
-    fn finish(&mut self) -> String {
-        self.0.take().map(tokenizer::TextStream::finish).unwrap_or_default()
+    fn finish(&mut self, text: &mut String) {
+        if let Some(stream) = self.0.take() {
+            text.push_str(&stream.finish());
+        }
     }
 }

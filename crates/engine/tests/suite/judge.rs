@@ -14,11 +14,11 @@ impl Detokenizer for Letters {
     }
 }
 impl TextStream for Letters {
-    fn push(&mut self, token: Token) -> String {
-        char::from_u32(0x40 + token).map(String::from).unwrap_or_default()
+    fn push(&mut self, token: Token, text: &mut String) {
+        text.extend(char::from_u32(0x40 + token));
     }
-    fn finish(&mut self) -> String {
-        ".".into()
+    fn finish(&mut self, text: &mut String) {
+        text.push('.');
     }
 }
 
@@ -39,7 +39,9 @@ where
     handle.collect()
 }
 fn letters(tokens: &[Token]) -> String {
-    tokens.iter().map(|&t| Letters.push(t)).collect()
+    let mut text = String::new();
+    tokens.iter().for_each(|&t| Letters.push(t, &mut text));
+    text
 }
 
 #[test]

@@ -4,5 +4,6 @@ mod common;
 mod judge;
 mod laws;
 mod lives;
+mod pace;
 mod verbs;
 mod watch;

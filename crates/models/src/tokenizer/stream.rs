@@ -34,7 +34,8 @@ impl TextStream {
         text
     }
 
-    pub(super) fn push_onto(&mut self, id: u32, text: &mut String) {
+    /// As [`push`](Self::push), appended to `text`.
+    pub fn push_onto(&mut self, id: u32, text: &mut String) {
         let pieces = &self.tokenizer.0.pieces;
         let Some(bytes) = pieces.bytes(id) else {
             return;

@@ -76,7 +76,11 @@ impl Policy {
             _ if full => canvas.places().collect(),
             Cache::Prefix => (start..end).collect(),
             Cache::Dual => (start..self.block.end).collect(),
-            _ => canvas.places().filter(|&p| !self.cached.get(p).is_some_and(|c| *c)).collect(),
+            _ => {
+                let mut places = Vec::with_capacity(end);
+                places.extend(canvas.places().filter(|&p| !self.cached.get(p).is_some_and(|c| *c)));
+                places
+            }
         };
         if self.cache == Cache::Delayed {
             self.cached.resize(end, false);

@@ -56,7 +56,7 @@ impl System for Params {
         }
         let (owner, rules, early, card) = (Self::CARD.name, self.rules(), self.early(), seq.card());
         bidirectional(owner, &card)?;
-        let working = rules.working(&early.host);
+        let working = rules.working(early.host);
         let (start, end) = (seq.len(), rules.end(seq)?);
         let steps = self.steps.unwrap_or(end - start);
         let mut free = if self.guidance > 0.0 { Some(without_prompt(seq)?) } else { None };
@@ -67,7 +67,7 @@ impl System for Params {
         let seed = seq.seed();
         let mut canvas = seq.canvas(0..end)?;
         rules.give(&mut canvas, guide.as_mut())?;
-        let mut chooser = rules.chooser(&mut canvas, &card, &working, Order::named(&self.order))?;
+        let mut chooser = rules.chooser(&mut canvas, &card, working, Order::named(&self.order))?;
         // Credit is of the model's own law.
         chooser.filtered = self.filtered && working != "credit";
         if let Some(guide) = &mut guide {
@@ -87,8 +87,8 @@ impl System for Params {
             policy: cached(&self.cache, self.refresh_every, 4),
             chooser,
             guide,
-            credit: rules.credit(&working),
-            unmasker: rules.unmasker(&working, false, Some(Box::new(schedule))),
+            credit: rules.credit(working),
+            unmasker: rules.unmasker(working, false, Some(Box::new(schedule))),
             prophet,
             eager: true,
             store: false,

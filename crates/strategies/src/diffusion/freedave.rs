@@ -5,7 +5,7 @@ use super::cache::{Cache, Policy};
 use super::denoise::store;
 use super::guess::{Chooser, Guess, Order};
 use super::sdar::absolute;
-use super::settings::{Rules, bidirectional, cached, planned};
+use super::settings::{Honoured, Rules, bidirectional, cached, planned};
 use super::unmask::{quota, ranked};
 use crate::params::ParamError;
 use crate::registry::{Card, System};
@@ -34,9 +34,9 @@ crate::params! {
 }
 
 impl Params {
-    fn rules(&self) -> Rules {
-        let (given_at, given, eos) = (self.given_at.clone(), self.given.clone(), self.eos.clone());
-        Rules { unmasker: "static".into(), length: self.length, given_at, given, eos, ..Rules::default() }
+    fn rules(&self) -> Rules<'_> {
+        let (given_at, given, eos) = (&self.given_at[..], &self.given[..], &self.eos[..]);
+        Rules { unmasker: "static", length: self.length, given_at, given, eos, ..Rules::default() }
     }
 }
 
@@ -51,7 +51,7 @@ impl System for Params {
     const PLANS: Plans = Plans::Canvas;
 
     fn check(&self) -> Result<(), ParamError> {
-        self.rules().check(Self::CARD.name, "static", false)
+        self.rules().check(Self::CARD.name, "static", false, &Honoured::new())
     }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {

@@ -41,7 +41,7 @@ impl System for Params {
         }
         let (owner, rules, early, card) = (Self::CARD.name, self.rules(), self.early(), seq.card());
         bidirectional(owner, &card)?;
-        let working = rules.working(&early.host);
+        let working = rules.working(early.host);
         let (start, end) = (seq.len(), rules.end(seq)?);
         let steps = if working == "static" { self.steps } else { None };
         let blocks = planned(owner, start..end, self.block, steps)?;
@@ -55,7 +55,7 @@ impl System for Params {
         };
         let mut canvas = seq.canvas(0..end)?;
         rules.give(&mut canvas, guide.as_mut())?;
-        let chooser = rules.chooser(&mut canvas, &card, &working, Order::named(&self.order))?;
+        let chooser = rules.chooser(&mut canvas, &card, working, Order::named(&self.order))?;
         if let Some(guide) = &mut guide {
             guide.canvas.ban(&chooser.banned);
         }
@@ -65,8 +65,8 @@ impl System for Params {
             policy: cached(&self.cache, self.refresh_every, 8),
             chooser,
             guide,
-            credit: rules.credit(&working),
-            unmasker: rules.unmasker(&working, false, None),
+            credit: rules.credit(working),
+            unmasker: rules.unmasker(working, false, None),
             prophet,
             eager: false,
             store: false,

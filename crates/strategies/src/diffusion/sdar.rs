@@ -30,7 +30,7 @@ impl System for Params {
     const PLANS: Plans = Plans::Canvas;
 
     fn check(&self) -> Result<(), ParamError> {
-        self.rules().check(Self::CARD.name, "static", self.order != "confidence")
+        self.rules().check(Self::CARD.name, "static", self.order != "confidence", &self.honoured())
     }
 
     async fn decode(self, seq: &mut Sequence) -> Result<()> {
@@ -38,20 +38,20 @@ impl System for Params {
             return Ok(());
         }
         let (rules, card) = (self.rules(), seq.card());
-        let working = rules.unmasker.clone();
+        let working = rules.unmasker;
         let end = rules.end(seq)?;
         let blocks = absolute(Self::CARD.name, &card, seq.len(), end)?;
         let mut canvas = seq.canvas(blocks[0].start..end)?;
         rules.give(&mut canvas, None)?;
-        let chooser = rules.chooser(&mut canvas, &card, &working, Order::named(&self.order))?;
+        let chooser = rules.chooser(&mut canvas, &card, working, Order::named(&self.order))?;
         let planned = blocks.into_iter().map(|b| (b.clone(), self.steps.unwrap_or(b.len()))).collect();
         let mut with = Denoise {
             blocks: planned,
             policy: Policy::new(Cache::Blocks, None),
             chooser,
             guide: None,
-            credit: rules.credit(&working),
-            unmasker: rules.unmasker(&working, true, None),
+            credit: rules.credit(working),
+            unmasker: rules.unmasker(working, true, None),
             prophet: None,
             eager: false,
             store: true,

@@ -9,10 +9,13 @@ use crate::params::ParamError;
 use omnidecode_engine::{Canvas, Error, ModelCard, Result, Sequence, Token};
 use std::ops::Range;
 
+/// Parameters that are not at their default, with the unmaskers that honour them.
+pub type Honoured = Vec<(&'static str, &'static [&'static str])>;
+
 /// What decides which guesses are committed, out of the parameters of [`unmask_params!`].
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rules {
-    pub unmasker: String,
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rules<'a> {
+    pub unmasker: &'a str,
     pub threshold: f64,
     pub relaxed: f64,
     pub radius: usize,
@@ -21,11 +24,9 @@ pub struct Rules {
     pub credit: Rates,
     pub credit_adaptive: bool,
     pub length: Option<usize>,
-    pub given_at: Vec<usize>,
-    pub given: Vec<usize>,
-    pub eos: String,
-    /// Names of parameters that are not at their default, with the unmaskers that honour them.
-    pub honoured: Vec<(&'static str, &'static [&'static str])>,
+    pub given_at: &'a [usize],
+    pub given: &'a [usize],
+    pub eos: &'a str,
 }
 
 /// The parameters of a strategy, and behind them those of unmaskers and canvases.
@@ -61,9 +62,9 @@ macro_rules! unmask_params {
             eos: String = "free".into(), one_of "free", "last", "banned";
         }
         impl Params {
-            fn rules(&self) -> $crate::diffusion::settings::Rules {
+            fn honoured(&self) -> $crate::diffusion::settings::Honoured {
                 let default = Self::default();
-                let mut honoured: Vec<(&'static str, &'static [&'static str])> = Vec::new();
+                let mut honoured = $crate::diffusion::settings::Honoured::new();
                 let credit: &[&str] = &["credit"];
                 let mut note = |changed: bool, name, by| if changed { honoured.push((name, by)) };
                 note(self.threshold != default.threshold, "threshold", &["threshold", "localleap", "credit"]);
@@ -75,8 +76,11 @@ macro_rules! unmask_params {
                 note(self.credit_decay != default.credit_decay, "credit_decay", credit);
                 note(self.credit_exponent != default.credit_exponent, "credit_exponent", credit);
                 note(self.credit_adaptive != default.credit_adaptive, "credit_adaptive", credit);
+                honoured
+            }
+            fn rules(&self) -> $crate::diffusion::settings::Rules<'_> {
                 $crate::diffusion::settings::Rules {
-                    unmasker: self.unmasker.clone(),
+                    unmasker: &self.unmasker,
                     threshold: self.threshold,
                     relaxed: self.relaxed,
                     radius: self.radius,
@@ -89,10 +93,9 @@ macro_rules! unmask_params {
                     },
                     credit_adaptive: self.credit_adaptive,
                     length: self.length,
-                    given_at: self.given_at.clone(),
-                    given: self.given.clone(),
-                    eos: self.eos.clone(),
-                    honoured,
+                    given_at: &self.given_at,
+                    given: &self.given,
+                    eos: &self.eos,
                 }
             }
         }
@@ -124,13 +127,13 @@ macro_rules! canvas_params {
         }
         impl Params {
             /// Refuse what does not fit together, `ordered` being whether `order` is not at its default; the unmasker at work.
-            fn check_canvas(&self, ordered: bool) -> Result<String, $crate::params::ParamError> {
+            fn check_canvas(&self, ordered: bool) -> Result<&str, $crate::params::ParamError> {
                 use $crate::diffusion::settings::clash;
                 let owner = <Self as $crate::registry::System>::CARD.name;
                 let (rules, early) = (self.rules(), self.early());
-                let working = rules.working(&early.host);
-                rules.check(owner, &early.host, ordered)?;
-                early.check(owner, &rules)?;
+                let working = rules.working(early.host);
+                rules.check(owner, early.host, ordered, &self.honoured())?;
+                early.check(owner, &rules, &self.early_changes())?;
                 if self.refresh_every.is_some() && self.cache == "none" {
                     return Err(clash(owner, "refresh_every", "null, as nothing is cached", "a number"));
                 }
@@ -140,7 +143,7 @@ macro_rules! canvas_params {
                 }
                 Ok(working)
             }
-            fn early(&self) -> $crate::diffusion::settings::Early {
+            fn early_changes(&self) -> Vec<&'static str> {
                 let default = Self::default();
                 let mut changed = Vec::new();
                 let mut note = |differs: bool, name: &'static str| if differs { changed.push(name) };
@@ -148,12 +151,14 @@ macro_rules! canvas_params {
                 note(self.exit_gaps != default.exit_gaps, "exit_gaps");
                 note(self.answer_at != default.answer_at, "answer_at");
                 note(self.answer_length != default.answer_length, "answer_length");
+                changed
+            }
+            fn early(&self) -> $crate::diffusion::settings::Early<'_> {
                 $crate::diffusion::settings::Early {
-                    host: self.host.clone(),
-                    gaps: self.exit_gaps.clone(),
+                    host: &self.host,
+                    gaps: &self.exit_gaps,
                     at: self.answer_at,
                     length: self.answer_length,
-                    changed,
                 }
             }
         }
@@ -162,19 +167,18 @@ macro_rules! canvas_params {
 pub(crate) use {canvas_params, unmask_params};
 
 /// Prophet's parameters.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Early {
-    pub host: String,
-    pub gaps: Vec<f64>,
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Early<'a> {
+    pub host: &'a str,
+    pub gaps: &'a [f64],
     pub at: Option<usize>,
     pub length: usize,
-    pub changed: Vec<&'static str>,
 }
-impl Early {
-    /// Refuse what does not fit together.
-    pub fn check(&self, owner: &str, rules: &Rules) -> Result<(), ParamError> {
+impl Early<'_> {
+    /// Refuse what does not fit together; `changed` names those that are not at their default.
+    pub fn check(&self, owner: &str, rules: &Rules<'_>, changed: &[&'static str]) -> Result<(), ParamError> {
         if rules.unmasker != "prophet" {
-            return match self.changed.first() {
+            return match changed.first() {
                 Some(name) => Err(clash(owner, name, "nothing, as `unmasker` is not `prophet`", "a value of its own")),
                 None => Ok(()),
             };
@@ -183,7 +187,7 @@ impl Early {
             let found = format!("{} numbers", self.gaps.len());
             return Err(clash(owner, "exit_gaps", "three numbers, one for each third of the steps", &found));
         }
-        if self.at.is_none() && self.changed.contains(&"answer_length") {
+        if self.at.is_none() && changed.contains(&"answer_length") {
             return Err(clash(
                 owner,
                 "answer_length",
@@ -212,16 +216,16 @@ pub fn clash(owner: &str, name: &str, expected: &str, found: &str) -> ParamError
     ParamError::Bad { owner: owner.into(), name: name.into(), expected: expected.into(), found: found.into() }
 }
 
-impl Rules {
+impl<'a> Rules<'a> {
     /// The unmasker at work: Prophet's host, or the named one.
-    pub fn working(&self, host: &str) -> String {
-        if self.unmasker == "prophet" { host.into() } else { self.unmasker.clone() }
+    pub fn working(&self, host: &'a str) -> &'a str {
+        if self.unmasker == "prophet" { host } else { self.unmasker }
     }
     /// Refuse what does not fit together. `ordered`: whether `order` is not at its default.
-    pub fn check(&self, owner: &str, host: &str, ordered: bool) -> Result<(), ParamError> {
+    pub fn check(&self, owner: &str, host: &'a str, ordered: bool, honoured: &Honoured) -> Result<(), ParamError> {
         let working = self.working(host);
-        for (name, by) in &self.honoured {
-            if !by.contains(&working.as_str()) {
+        for (name, by) in honoured {
+            if !by.contains(&working) {
                 let expected =
                     format!("its default, as `unmasker` is `{working}`; it is a parameter of {}", by.join(", "));
                 return Err(clash(owner, name, &expected, "another value"));
@@ -235,15 +239,14 @@ impl Rules {
                 "another value",
             ));
         }
-        if self.credit_adaptive && self.honoured.iter().any(|h| h.0.starts_with("credit_") && h.0 != "credit_adaptive")
-        {
+        if self.credit_adaptive && honoured.iter().any(|h| h.0.starts_with("credit_") && h.0 != "credit_adaptive") {
             return Err(clash(owner, "credit_adaptive", "false where the rates of credit are given", "true"));
         }
         if self.given.len() != self.given_at.len() {
             let found = format!("{} tokens at {} offsets", self.given.len(), self.given_at.len());
             return Err(clash(owner, "given", "as many tokens as `given_at` has offsets", &found));
         }
-        let mut places = self.given_at.clone();
+        let mut places = self.given_at.to_vec();
         places.sort_unstable();
         if places.windows(2).any(|w| w[0] == w[1]) {
             return Err(clash(owner, "given_at", "every offset once", "an offset twice"));
@@ -280,7 +283,7 @@ impl Rules {
         let start = canvas.open_places().start;
         let end = canvas.places().end;
         let mut guide = guide;
-        for (&at, &token) in self.given_at.iter().zip(&self.given) {
+        for (&at, &token) in self.given_at.iter().zip(self.given) {
             if start + at >= end {
                 return Err(Error::Strategy(format!(
                     "a token is given at offset {at} of a canvas of {} places: lengthen the canvas",
@@ -303,7 +306,7 @@ impl Rules {
             let found = chooser.warp.temperature.to_string();
             return Err(Error::Sampling { name: "temperature", found, expected: "0 with the unmasker `credit`" });
         }
-        match self.eos.as_str() {
+        match self.eos {
             "banned" => {
                 canvas.ban(&card.eos);
                 chooser.banned.extend(&card.eos);

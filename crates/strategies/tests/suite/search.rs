@@ -186,7 +186,8 @@ fn the_best_and_the_majority() {
 
     // Texts vote by their last capital letter; the majority is counted by hand.
     let letter = |tokens: &[Token]| {
-        let mut text: String = tokens.iter().map(|&t| Letters.push(t)).collect();
+        let mut text = String::new();
+        tokens.iter().for_each(|&t| Letters.push(t, &mut text));
         while text.pop().map(|c| text.push(c)).is_some() && !text.ends_with(|c: char| c.is_ascii_uppercase()) {
             text.pop();
         }

@@ -49,12 +49,10 @@ impl Detokenizer for Alphabet {
     }
 }
 impl TextStream for Alphabet {
-    fn push(&mut self, token: Token) -> String {
-        self.0[token as usize].clone()
+    fn push(&mut self, token: Token, text: &mut String) {
+        text.push_str(&self.0[token as usize]);
     }
-    fn finish(&mut self) -> String {
-        String::new()
-    }
+    fn finish(&mut self, _: &mut String) {}
 }
 
 /// Questions that have an answer.

@@ -52,12 +52,10 @@ impl Detokenizer for Letters {
     }
 }
 impl TextStream for Letters {
-    fn push(&mut self, token: Token) -> String {
-        word(token)
+    fn push(&mut self, token: Token, text: &mut String) {
+        text.push_str(&word(token));
     }
-    fn finish(&mut self) -> String {
-        String::new()
-    }
+    fn finish(&mut self, _: &mut String) {}
 }
 
 /// Each use of a token costs it; and a toy grammar: no three odd tokens in a row.

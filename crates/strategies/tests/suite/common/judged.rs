@@ -14,12 +14,10 @@ impl Detokenizer for Letters {
     }
 }
 impl TextStream for Letters {
-    fn push(&mut self, token: Token) -> String {
-        if token % 8 == 3 { "\n".into() } else { char::from_u32(0x30 + token).map(String::from).unwrap_or_default() }
+    fn push(&mut self, token: Token, text: &mut String) {
+        text.extend(if token % 8 == 3 { Some('\n') } else { char::from_u32(0x30 + token) });
     }
-    fn finish(&mut self) -> String {
-        String::new()
-    }
+    fn finish(&mut self, _: &mut String) {}
 }
 
 pub type Scores = std::result::Result<Vec<f32>, String>;
