@@ -125,9 +125,7 @@ def goals(run: dict[str, Any]) -> list[str]:
                     f"| {report['task']}: threshold 0.9 with the dual cache over the static loop | "
                     f"{row['ratio_to_static']:.1f} times as fast, {apart:+.1f} points | 5 times, within 1 point |"
                 )
-    diffusion = [
-        row for report in run["diffusion"] for row in report["rows"] if row["model"] != f"{report['task']}-ar"
-    ]
+    diffusion = [row for report in run["diffusion"] for row in report["rows"] if row["model"] != f"{report['task']}-ar"]
     shares = [100 * row["overhead"] for row in diffusion]
     ends = [100 * row["overhead_with_ends"] for row in diffusion]
     large, millions = [100 * row["overhead"] for row in run["large"]["rows"]], run["large"]["parameters"] / 1e6
