@@ -24,7 +24,7 @@ pub struct PagePool {
     idle: usize,
     /// Rows that copy-on-write has moved.
     pub copied_rows: u64,
-    /// Pages found in the prefix cache.
+    /// Pages found in the prefix cache, whole or their first rows.
     pub prefix_hits: u64,
 }
 
@@ -244,18 +244,27 @@ impl PageTable {
             pool.cache.touch(key);
         }
     }
-    /// Take whole pages from the prefix cache as far as it has them, leaving at least one of `tokens` to be run.
-    /// Returns the rows gained.
-    pub fn adopt(&mut self, pool: &mut PagePool, tokens: &[Token], salt: u64) -> usize {
+    /// Take pages from the prefix cache as far as it has them, and of a page that begins like the tokens behind them a
+    /// copy of those rows: whole blocks of `block` (1 where a row sees only what is before it). At least one of
+    /// `tokens` is left to be run. Returns the rows gained.
+    pub fn adopt(
+        &mut self,
+        pool: &mut PagePool,
+        tokens: &[Token],
+        salt: u64,
+        block: usize,
+        moves: &mut Moves,
+    ) -> usize {
         let before = self.len;
-        while self.chain.len() * PAGE == self.len
-            && self.pages.len() == self.chain.len()
-            && self.len + PAGE < tokens.len()
-        {
+        while self.chain.len() * PAGE == self.len && self.pages.len() == self.chain.len() {
+            let rest = &tokens[self.len..];
             let parent = self.parent(self.chain.len(), salt);
-            let here = &tokens[self.len..self.len + PAGE];
-            let key = PrefixCache::key(parent, here);
-            let Some(page) = pool.cache.get(key, parent, here) else {
+            let whole = rest.get(..PAGE).filter(|_| rest.len() > PAGE).and_then(|here| {
+                let key = PrefixCache::key(parent, here);
+                Some((key, pool.cache.get(key, parent, here)?))
+            });
+            let Some((key, page)) = whole else {
+                self.copy_start(pool, parent, rest, block, moves);
                 break;
             };
             pool.retain(page);
@@ -268,5 +277,23 @@ impl PageTable {
             self.touch(pool);
         }
         self.len - before
+    }
+    /// A page of our own that begins with those rows of a cached one whose tokens are the first of `rest`, where a page
+    /// can be had.
+    fn copy_start(&mut self, pool: &mut PagePool, parent: u64, rest: &[Token], block: usize, moves: &mut Moves) {
+        let Some(most) = rest.len().checked_sub(1) else { return };
+        let Some((page, rows)) = pool.cache.closest(parent, &rest[..most]) else { return };
+        let rows = rows / block * block;
+        // The page that is copied may not be given up to make room for the copy.
+        pool.retain(page);
+        let own = if rows > 0 { pool.alloc() } else { None };
+        pool.release(page);
+        let Some(own) = own else { return };
+        let (from, to) = (page * PAGE as Slot, own * PAGE as Slot);
+        moves.extend((0..rows as Slot).map(|i| (from + i, to + i)));
+        pool.copied_rows += rows as u64;
+        pool.prefix_hits += 1;
+        self.pages.push(own);
+        self.len += rows;
     }
 }

@@ -16,6 +16,8 @@ struct Entry {
 pub struct PrefixCache {
     entries: HashMap<u64, Entry>,
     order: BTreeMap<u64, u64>,
+    /// Keys of the pages that continue a chain.
+    next: HashMap<u64, Vec<u64>>,
     clock: u64,
 }
 
@@ -32,6 +34,12 @@ impl PrefixCache {
     pub fn get(&self, key: u64, parent: u64, tokens: &[Token]) -> Option<PageId> {
         let entry = self.entries.get(&key)?;
         (entry.parent == parent && entry.tokens == tokens).then_some(entry.page)
+    }
+    /// Of the pages that follow a chain, the one whose tokens begin most like `tokens`, and how many of them it has.
+    pub fn closest(&self, parent: u64, tokens: &[Token]) -> Option<(PageId, usize)> {
+        let alike = |entry: &Entry| entry.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let pages = self.next.get(&parent)?.iter().map(|key| &self.entries[key]);
+        pages.map(|entry| (entry.page, alike(entry))).max_by_key(|(_, n)| *n).filter(|(_, n)| *n > 0)
     }
     /// Mark as used just now.
     pub fn touch(&mut self, key: u64) {
@@ -50,13 +58,21 @@ impl PrefixCache {
         self.clock += 1;
         self.entries.insert(key, Entry { page, parent, tokens, tick: self.clock });
         self.order.insert(self.clock, key);
+        self.next.entry(parent).or_default().push(key);
         true
     }
     /// Forget the least recently used page for which `idle` holds.
     pub fn evict(&mut self, idle: impl Fn(PageId) -> bool) -> Option<PageId> {
         let (tick, key) = self.order.iter().find(|(_, key)| idle(self.entries[key].page)).map(|(t, k)| (*t, *k))?;
         self.order.remove(&tick);
-        self.entries.remove(&key).map(|e| e.page)
+        let entry = self.entries.remove(&key)?;
+        if let Some(keys) = self.next.get_mut(&entry.parent) {
+            keys.retain(|k| *k != key);
+            if keys.is_empty() {
+                self.next.remove(&entry.parent);
+            }
+        }
+        Some(entry.page)
     }
     /// All pages held.
     pub fn pages(&self) -> impl Iterator<Item = PageId> + '_ {

@@ -38,7 +38,7 @@ pub struct Config {
     pub chunk: usize,
     /// Rows of all sequences of one model in one step.
     pub budget: usize,
-    /// Share full pages of equal prompts.
+    /// Share the full pages of equal prompts, and copy the rows that part of a page has in common.
     pub prefix_cache: bool,
     /// Requests that run at once.
     pub max_running: usize,

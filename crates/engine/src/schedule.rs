@@ -81,7 +81,8 @@ fn fit(inner: &mut Inner, key: usize, given: &mut Given, running: &[Item]) -> Fi
         target = target.min(at); // what the plan computes itself is no debt
     }
     if let (true, Some(salt), false) = (inner.config.prefix_cache, seq.shares(), plan.at_rows == Rows::All) {
-        let gained = seq.table.adopt(&mut model.pool, &seq.tokens[..target], salt);
+        let block = model.card.block.unwrap_or(1).max(1);
+        let gained = seq.table.adopt(&mut model.pool, &seq.tokens[..target], salt, block, &mut model.moves);
         if seq.prompt > 0 && gained > 0 {
             let usage = &mut seq.meter.borrow_mut().usage;
             let counted = seq.table.len().min(seq.prompt);
