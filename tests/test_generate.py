@@ -232,3 +232,21 @@ def test_from_several_threads(llm: LLM) -> None:
     for thread in threads:
         thread.join()
     assert [found[i] for i in range(6)] == alone
+
+
+def test_a_prompt_that_was_met_before_costs_one_row_if_prefixes_are_kept(llm: LLM) -> None:
+    text = "The quick brown fox jumps over the lazy dog, and the five boxing wizards jump quickly. Then"
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+
+    def twice(of: LLM) -> list[RequestOutput]:
+        return [of.generate(text, params)[0] for _ in range(2)]
+
+    first, again = twice(llm)
+    assert ids(first) == ids(again)
+    assert first.usage.prompt_tokens % 32 > 2, "the prompt ends within a page"
+    assert (first.usage.cached_tokens, again.usage.cached_tokens) == (0, again.usage.prompt_tokens - 1)
+    assert first.usage.rows - again.usage.rows == again.usage.cached_tokens
+    with LLM(llm.path, prefix_cache=False) as bare:
+        outputs = twice(bare)
+    assert [ids(o) for o in outputs] == [ids(first)] * 2
+    assert [o.usage.cached_tokens for o in outputs] == [0, 0]

@@ -278,7 +278,7 @@ class Engine:
     """
     A model with its engine thread.
     """
-    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None, device: str = "cpu", row_invariant: bool = True) -> Engine:
+    def __new__(cls, /, path: str | PathLike[str], *, beside: SupportsGetItem[int, tuple[str, str | PathLike[str]]] = ..., threads: SupportsIndex | None = None, context: SupportsIndex | None = None, kv_tokens: SupportsIndex | None = None, kv_dtype: str | None = None, device: str = "cpu", row_invariant: bool = True, prefix_cache: bool = True) -> Engine:
         """
         Open a model; `beside`: further models, as (role, path).
         """

@@ -30,6 +30,12 @@ def model_flags(verb: argparse.ArgumentParser) -> None:
         default=True,
         help="off: faster prompts on a GPU, every guarantee approximate",
     )
+    group.add_argument(
+        "--prefix-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="off: every request runs its whole prompt",
+    )
     group.add_argument("--threads", type=int, help="worker threads")
     group.add_argument("--context", type=int, help="longest sequence, in tokens")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
@@ -97,6 +103,7 @@ def open_model(options: argparse.Namespace) -> LLM:
         beside=_beside(options.beside),
         device=options.device,
         row_invariant=options.row_invariant,
+        prefix_cache=options.prefix_cache,
         threads=options.threads,
         context=options.context,
         revision=options.revision,

@@ -45,7 +45,8 @@ class LLM:
     ``RAYON_NUM_THREADS`` or the cores that this process may use; each is kept on one of them where
     ``OMNIDECODE_PIN_THREADS`` is 1. ``context``: longest sequence in tokens, by default the model's. ``kv_tokens``:
     positions of key/value cache that all requests share; by default two contexts, more where they are small, within a
-    quarter of the free memory.
+    quarter of the free memory. ``prefix_cache=False``: no request finds what others have computed of the same beginning, so
+    that each runs its whole prompt, as measurements want.
     ``kv_dtype``: ``"f32"``, ``"f16"``, ``"bf16"``, or ``"auto"``: f32 for a model in f32, f16 for one that norms queries
     and keys (Gemma 3, Qwen3), else bf16 where the processor multiplies it (AVX-512 BF16), else f16.
     ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as in ``huggingface_hub``. ``trust_remote_code`` is
@@ -69,6 +70,7 @@ class LLM:
         context: int | None = None,
         kv_tokens: int | None = None,
         kv_dtype: str = "auto",
+        prefix_cache: bool = True,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -105,6 +107,7 @@ class LLM:
             kv_dtype=None if kv_dtype == "auto" else kv_dtype,
             device=device,
             row_invariant=row_invariant,
+            prefix_cache=prefix_cache,
         )
         # Also at exit, while the interpreter still runs: strategies written in Python may have to end.
         self._finalizer = weakref.finalize(self, self._engine.close)

@@ -25,6 +25,7 @@ pub struct Builder {
     kv_dtype: Option<KvDtype>,
     device: Device,
     row_invariant: bool,
+    prefix_cache: bool,
 }
 
 impl Builder {
@@ -40,6 +41,7 @@ impl Builder {
             kv_dtype: None,
             device: Device::Cpu,
             row_invariant: true,
+            prefix_cache: true,
         }
     }
     /// A second model with the same vocabulary, under the role `draft`.
@@ -81,6 +83,12 @@ impl Builder {
         Builder { row_invariant, ..self }
     }
 
+    /// Whether requests find what others have computed of the same beginning, as by default. Without it every request runs
+    /// its whole prompt, as measurements want.
+    pub fn prefix_cache(self, prefix_cache: bool) -> Self {
+        Builder { prefix_cache, ..self }
+    }
+
     /// Read the model and start the engine's thread.
     ///
     /// # Errors
@@ -105,7 +113,8 @@ impl Builder {
             networks.push(NamedNetwork::new(role, other));
         }
         let places = self.kv_tokens.unwrap_or_else(|| affordable(card.context, slot, free));
-        let config = Config { pages: places.div_ceil(PAGE), cost: Cost::measured(), ..Config::default() };
+        let (pages, prefix_cache) = (places.div_ceil(PAGE), self.prefix_cache);
+        let config = Config { pages, prefix_cache, cost: Cost::measured(), ..Config::default() };
         let engine = Engine::start(config, networks)?;
         Llm::new(engine, card, &weights)
     }

@@ -52,7 +52,7 @@ impl Drop for PyEngine {
 impl PyEngine {
     /// Open a model; `beside`: further models, as (role, path).
     #[new]
-    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None, device="cpu", row_invariant=true))]
+    #[pyo3(signature = (path, *, beside=Vec::new(), threads=None, context=None, kv_tokens=None, kv_dtype=None, device="cpu", row_invariant=true, prefix_cache=true))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -64,9 +64,10 @@ impl PyEngine {
         kv_dtype: Option<&str>,
         device: &str,
         row_invariant: bool,
+        prefix_cache: bool,
     ) -> PyResult<Self> {
         let device = device.parse().map_err(|e: omnidecode::Error| ModelError::new_err(e.to_string()))?;
-        let mut builder = Llm::builder(path).device(device).row_invariant(row_invariant);
+        let mut builder = Llm::builder(path).device(device).row_invariant(row_invariant).prefix_cache(prefix_cache);
         for (role, path) in beside {
             builder = builder.beside(role, path);
         }
