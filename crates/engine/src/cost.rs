@@ -2,6 +2,7 @@
 use omnidecode_core::PAGE;
 use omnidecode_core::tail::Slot;
 use omnidecode_models::{Entry, Network, RowEntry, RowRead, Segment, Step, Visible};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Where the cost of a forward is known from.
@@ -35,7 +36,7 @@ const CONTEXTS: usize = 8;
 /// Times of one model, in nanoseconds, by rows and context.
 #[derive(Debug)]
 pub(crate) struct CostModel {
-    fixed: Option<Vec<(usize, f64)>>,
+    fixed: Option<Rc<[(usize, f64)]>>,
     /// Rows and context of the measurement that has not been made yet.
     due: Option<(Vec<usize>, usize)>,
     times: [[f64; SIZES.len()]; CONTEXTS],
@@ -43,7 +44,7 @@ pub(crate) struct CostModel {
 
 impl CostModel {
     pub fn new(cost: &Cost) -> Self {
-        let fixed = if let Cost::Fixed(points) = cost { Some(points.clone()) } else { None };
+        let fixed = if let Cost::Fixed(points) = cost { Some(points.as_slice().into()) } else { None };
         let due = if let Cost::Measured { rows, context } = cost { Some((rows.clone(), *context)) } else { None };
         Self { fixed, due, times: [[0.0; SIZES.len()]; CONTEXTS] }
     }
@@ -88,27 +89,50 @@ impl CostModel {
         let sizes = if self.expected(0, context).is_some() { &SIZES[..] } else { &[] };
         sizes.iter().enumerate().filter_map(move |(size, &rows)| Some((rows, self.expected(size, context)?)))
     }
+    /// What forwards cost at a context, to be asked for many numbers of rows.
+    pub fn curve(&self, places: usize) -> Curve {
+        if let Some(points) = &self.fixed {
+            return Curve::Fixed(points.clone());
+        }
+        let (mut points, mut count) = ([(0, 0.0); SIZES.len()], 0);
+        for point in self.points(places) {
+            points[count] = point;
+            count += 1;
+        }
+        Curve::Seen(points, count)
+    }
     /// Nanoseconds of a forward of one row, if it and another size were measured.
     pub fn one(&self, places: usize) -> Option<f64> {
         let mut points = self.points(places).take(if self.fixed.is_some() { 0 } else { 2 });
         let one = points.next()?.1;
         points.next().map(|_| one)
     }
+}
+
+/// What forwards of all numbers of rows cost at one context: points to go between, and how many of them there are.
+pub(crate) enum Curve {
+    /// Given from outside.
+    Fixed(Rc<[(usize, f64)]>),
+    /// Measured.
+    Seen([(usize, f64); SIZES.len()], usize),
+}
+
+impl Curve {
     /// Time of a forward relative to one row. Never falls with more rows.
-    pub fn relative(&self, rows: usize, places: usize) -> f64 {
+    pub fn relative(&self, rows: usize) -> f64 {
         if rows == 0 {
             return 0.0;
         }
-        let known = match &self.fixed {
-            Some(points) => Self::between(points.iter().copied(), 1, rows),
-            None => Self::between(self.points(places), 2, rows),
+        let known = match self {
+            Curve::Fixed(points) => Self::between(points, 1, rows),
+            Curve::Seen(points, count) => Self::between(&points[..*count], 2, rows),
         };
         known.unwrap_or(1.0 + 0.1 * (rows - 1) as f64)
     }
     /// Time of a forward of `rows` rows relative to the first point; `None` beyond fewer than `least` points.
-    fn between(points: impl Iterator<Item = (usize, f64)>, least: usize, rows: usize) -> Option<f64> {
+    fn between(points: &[(usize, f64)], least: usize, rows: usize) -> Option<f64> {
         let (mut below, mut one, mut count) = ((0, 0.0f64), None, 0);
-        for (n, t) in points {
+        for &(n, t) in points {
             let t = t.max(below.1);
             let one = *one.get_or_insert(t);
             if n >= rows {
@@ -212,7 +236,7 @@ mod tests {
         calibrate(&mut network, 8, &slots, &mut m, &|| true);
         assert!(m.is_due() && m.rows_due() == 8 && m.one(64).is_none());
         calibrate(&mut network, 8, &slots, &mut m, &|| false);
-        assert!(!m.is_due() && m.one(64).is_some() && m.relative(8, 64) > 3.0, "{}", m.relative(8, 64));
+        assert!(!m.is_due() && m.one(64).is_some() && m.curve(64).relative(8) > 3.0, "{}", m.curve(64).relative(8));
         let one = m.one(64);
         calibrate(&mut network, 8, &slots, &mut m, &|| false);
         assert_eq!(m.one(64), one);
@@ -222,25 +246,25 @@ mod tests {
     fn fixed_costs_are_interpolated() {
         let m = CostModel::new(&Cost::Fixed(vec![(1, 2.0), (4, 4.0), (8, 12.0)]));
         for (rows, want) in [(0, 0.0), (1, 1.0), (4, 2.0), (6, 4.0), (8, 6.0), (16, 12.0)] {
-            assert_eq!(m.relative(rows, 0), want, "{rows}");
+            assert_eq!(m.curve(0).relative(rows), want, "{rows}");
         }
     }
 
     #[test]
     fn learned_costs_follow_what_was_seen() {
         let mut m = CostModel::new(&Cost::Learned);
-        assert!((m.relative(11, 0) - 2.0).abs() < 1e-9);
+        assert!((m.curve(0).relative(11) - 2.0).abs() < 1e-9);
         for _ in 0..200 {
             m.record(1, 100, 10.0);
             m.record(4, 100, 12.0);
             m.record(8, 100, 11.0); // noise: more rows never cost less
             m.record(5, 100, 1e9); // not a kept size
         }
-        assert!((m.relative(4, 100) - 1.2).abs() < 1e-6);
-        assert!((m.relative(8, 100) - 1.2).abs() < 1e-6);
-        assert!((m.relative(4, 100_000) - 1.2).abs() < 1e-6, "the nearest context that is known");
+        assert!((m.curve(100).relative(4) - 1.2).abs() < 1e-6);
+        assert!((m.curve(100).relative(8) - 1.2).abs() < 1e-6);
+        assert!((m.curve(100_000).relative(4) - 1.2).abs() < 1e-6, "the nearest context that is known");
         m.record(1, 100, 1e9);
-        assert!(m.relative(4, 100) > 1.0, "one hiccup does not count for much");
+        assert!(m.curve(100).relative(4) > 1.0, "one hiccup does not count for much");
     }
 
     /// A context where few sizes were seen knows the others from its neighbours, and what is seen there first is not taken for
@@ -249,16 +273,20 @@ mod tests {
     fn contexts_help_each_other() {
         let mut m = CostModel::new(&Cost::Learned);
         [(1, 10.0), (2, 11.0), (4, 12.0), (8, 16.0)].iter().for_each(|&(rows, time)| m.record(rows, 300, time));
-        assert!((m.relative(8, 5000) - 1.6).abs() < 1e-9 && m.one(5000) == Some(10.0));
+        assert!((m.curve(5000).relative(8) - 1.6).abs() < 1e-9 && m.one(5000) == Some(10.0));
         for _ in 0..200 {
             m.record(1, 5000, 20.0);
             m.record(2, 5000, 22.0);
         }
-        assert!((m.relative(2, 5000) - 1.1).abs() < 1e-3);
-        assert!((m.relative(8, 5000) - 1.6).abs() < 1e-3, "{}: not four times two rows", m.relative(8, 5000));
+        assert!((m.curve(5000).relative(2) - 1.1).abs() < 1e-3);
+        assert!(
+            (m.curve(5000).relative(8) - 1.6).abs() < 1e-3,
+            "{}: not four times two rows",
+            m.curve(5000).relative(8)
+        );
         m.record(4, 5000, 1e9);
-        assert!(m.relative(4, 5000) < 1.33, "{}: one hiccup", m.relative(4, 5000));
+        assert!(m.curve(5000).relative(4) < 1.33, "{}: one hiccup", m.curve(5000).relative(4));
         (0..200).for_each(|_| m.record(8, 5000, 40.0));
-        assert!((m.relative(8, 5000) - 2.0).abs() < 1e-3, "what is seen there counts in the end");
+        assert!((m.curve(5000).relative(8) - 2.0).abs() < 1e-3, "what is seen there counts in the end");
     }
 }

@@ -181,12 +181,16 @@ impl Sequence {
     }
     /// Time of a forward of `rows` rows of this sequence, relative to one row, beside what runs with it now.
     pub fn cost(&self, rows: usize) -> f64 {
+        self.costs()(rows)
+    }
+    /// [`Sequence::cost`] to be asked for many numbers of rows: what it rests on now is looked up once.
+    pub fn costs(&self) -> impl Fn(usize) -> f64 + use<> {
         self.calibrate();
         let others = self.others();
         let inner = self.shared.borrow();
-        let model = &inner.models[inner.seqs[self.key].model];
-        let time = |n| model.cost.relative(n, self.tokens.len());
-        if others == 0 { time(rows) } else { time(others + rows) / time(others + 1) }
+        let curve = inner.models[inner.seqs[self.key].model].cost.curve(self.tokens.len());
+        let one = if others == 0 { 1.0 } else { curve.relative(others + 1) };
+        move |rows| curve.relative(others + rows) / one
     }
     /// As [`Sequence::cost`], in units of a forward of one row of `main`'s model: what drafting on a small model costs
     /// beside a large one. By the measured times where both are known, else by the bytes of weights that a row reads.

@@ -62,8 +62,8 @@ impl PartialEq for Open {
 impl Eq for Open {}
 
 impl Table {
-    /// Less likely nodes are not thought of.
-    const LEAST: f64 = 1e-3;
+    /// Less likely nodes are not thought of: a row of any machine costs more of a forward.
+    const LEAST: f64 = 3e-3;
 
     /// Nothing is known of any of `vocab` tokens, of which `k` candidates each are to be remembered.
     pub fn new(vocab: usize, k: usize) -> Table {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 /// first. It maximises (others + 1 + sum of chances) / cost(1 + rows), where the other requests of the batch count a
 /// token for each of their rows: a draft that slows them down must earn that. 0 when no draft pays.
 pub fn worth(seq: &Sequence, chances: impl IntoIterator<Item = f64>) -> usize {
-    most(seq.others(), |rows| seq.cost(rows), chances)
+    most(seq.others(), seq.costs(), chances)
 }
 
 fn most(others: usize, cost: impl Fn(usize) -> f64, chances: impl IntoIterator<Item = f64>) -> usize {
