@@ -110,6 +110,7 @@ impl CostModel {
 }
 
 /// What forwards of all numbers of rows cost at one context: points to go between, and how many of them there are.
+#[allow(clippy::large_enum_variant)] // short-lived, one at a time
 pub(crate) enum Curve {
     /// Given from outside.
     Fixed(Rc<[(usize, f64)]>),

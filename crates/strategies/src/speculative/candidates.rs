@@ -62,35 +62,18 @@ impl PartialEq for Open {
 impl Eq for Open {}
 
 impl Table {
-    /// Less likely nodes are not thought of: a row of any machine costs more of a forward.
-    const LEAST: f64 = 3e-3;
+    /// Less likely nodes are not thought of.
+    const LEAST: f64 = 1e-3;
 
     /// Nothing is known of any of `vocab` tokens, of which `k` candidates each are to be remembered.
     pub fn new(vocab: usize, k: usize) -> Table {
         Table { matrix: Matrix::new(vocab, k), odds: Odds::default() }
     }
-    /// Up to `most` nodes of at most `levels` levels below the last token of a text, by falling chance of being accepted:
-    /// any first of them are a tree.
-    pub fn likeliest(&self, text: Text, levels: usize, most: usize) -> Vec<Node> {
-        let mut nodes: Vec<Node> = Vec::new();
-        let mut open = BinaryHeap::new();
-        let (mut turn, mut tail) = (0, Vec::new());
-        let (mut parent, mut above, mut depth) = (ROOT, 1.0, 0);
-        loop {
-            if depth < levels {
-                tail_of(text, &nodes, parent, &mut tail);
-                for (token, class) in self.candidates(text, &tail) {
-                    let chance = above * self.odds.of(class);
-                    if chance >= Self::LEAST {
-                        turn += 1;
-                        open.push(Open { node: Node { parent, token, chance }, depth, turn: Reverse(turn) });
-                    }
-                }
-            }
-            let Some(next) = open.pop().filter(|_| nodes.len() < most) else { return nodes };
-            (parent, above, depth) = (nodes.len() as u32, next.node.chance, next.depth + 1);
-            nodes.push(next.node);
-        }
+    /// Nodes of at most `levels` levels below the last token of a text, by falling chance of being accepted: any first of
+    /// them are a tree. What follows a node is looked up when more is asked for.
+    pub fn likeliest<'a>(&'a self, text: Text<'a>, levels: usize) -> Likeliest<'a> {
+        let (nodes, open, tail) = (Vec::new(), BinaryHeap::new(), Vec::new());
+        Likeliest { table: self, text, levels, nodes, open, turn: 0, tail, below: (ROOT, 1.0, 0) }
     }
     /// What may follow `tail`, without repetition: what the model said of its last token, and what the text says.
     fn candidates(&self, text: Text, tail: &[Token]) -> Vec<(Token, Class)> {
@@ -122,6 +105,41 @@ impl Table {
             }
             tail.push(chosen);
         }
+    }
+}
+
+/// See [`Table::likeliest`].
+pub struct Likeliest<'a> {
+    table: &'a Table,
+    text: Text<'a>,
+    levels: usize,
+    /// What was given out.
+    nodes: Vec<Node>,
+    open: BinaryHeap<Open>,
+    turn: usize,
+    tail: Vec<Token>,
+    /// The last of it, whose children are not open yet: node, chance and depth of its children.
+    below: (u32, f64, usize),
+}
+impl Iterator for Likeliest<'_> {
+    type Item = Node;
+
+    fn next(&mut self) -> Option<Node> {
+        let (parent, above, depth) = self.below;
+        if depth < self.levels {
+            tail_of(self.text, &self.nodes, parent, &mut self.tail);
+            for (token, class) in self.table.candidates(self.text, &self.tail) {
+                let chance = above * self.table.odds.of(class);
+                if chance >= Table::LEAST {
+                    self.turn += 1;
+                    self.open.push(Open { node: Node { parent, token, chance }, depth, turn: Reverse(self.turn) });
+                }
+            }
+        }
+        let next = self.open.pop()?;
+        self.below = (self.nodes.len() as u32, next.node.chance, next.depth + 1);
+        self.nodes.push(next.node);
+        Some(next.node)
     }
 }
 
@@ -251,6 +269,9 @@ impl Matrix {
 mod tests {
     use super::*;
 
+    fn likeliest(table: &Table, text: Text, levels: usize, most: usize) -> Vec<Node> {
+        table.likeliest(text, levels).take(most).collect()
+    }
     fn no_ngrams() -> Index {
         let longest = 0;
         Index::new(1..=longest)
@@ -261,10 +282,10 @@ mod tests {
         let mut table = Table::new(10, 3);
         let index = no_ngrams();
         let text = Text { tokens: &[8, 3], index: &index };
-        assert!(table.likeliest(text, 9, 80).is_empty(), "nothing is known");
+        assert!(likeliest(&table, text, 9, 80).is_empty(), "nothing is known");
         table.matrix.learn(3, &[(4, 9.0), (5, 7.0), (6, 1.0)]);
         table.matrix.learn(4, &[(7, 9.0), (3, 0.0), (6, 0.0)]);
-        let nodes = table.likeliest(text, 9, 80);
+        let nodes = likeliest(&table, text, 9, 80);
         assert_eq!((nodes[0].token, nodes[0].parent), (4, ROOT));
         assert_eq!((nodes[1].token, nodes[1].parent), (7, 0), "what follows a sure token, before a poor sibling");
         assert!(nodes.iter().any(|n| (n.token, n.parent) == (5, ROOT)));
@@ -274,15 +295,15 @@ mod tests {
             parents.clone().all(|(i, n)| n.parent == ROOT || (n.parent as usize) < i),
             "any first nodes are a tree"
         );
-        assert_eq!(table.likeliest(text, 1, 80).iter().filter(|n| n.parent != ROOT).count(), 0);
-        assert_eq!(table.likeliest(text, 9, 2).len(), 2);
-        assert!(table.likeliest(text, 0, 80).is_empty() && table.likeliest(text, 9, 0).is_empty());
+        assert_eq!(likeliest(&table, text, 1, 80).iter().filter(|n| n.parent != ROOT).count(), 0);
+        assert_eq!(likeliest(&table, text, 9, 2).len(), 2);
+        assert!(likeliest(&table, text, 0, 80).is_empty() && likeliest(&table, text, 9, 0).is_empty());
         assert_eq!(tree_of(&nodes[..2]).parents(), [ROOT, 0]);
         // What was never right is no longer thought of, and comes back when it is.
         (0..2000).for_each(|_| table.judge(text, [9]));
-        assert!(table.likeliest(text, 9, 80).is_empty());
+        assert!(likeliest(&table, text, 9, 80).is_empty());
         (0..20).for_each(|_| table.judge(text, [4]));
-        assert_eq!(table.likeliest(text, 9, 1)[0].token, 4);
+        assert_eq!(likeliest(&table, text, 9, 1)[0].token, 4);
     }
 
     #[test]
@@ -292,7 +313,7 @@ mod tests {
         let mut index = Index::new(1..=6);
         index.read(&tokens);
         let text = Text { tokens: &tokens, index: &index };
-        let nodes = table.likeliest(text, 3, 80);
+        let nodes = likeliest(&table, text, 3, 80);
         let chain: Vec<Token> = nodes.iter().filter(|n| n.chance > 0.1).map(|n| n.token).collect();
         assert_eq!(chain, [4, 5, 6], "an empty table drafts what followed the longest n-gram");
         assert_eq!(nodes.iter().map(|n| n.parent).take(3).collect::<Vec<_>>(), [ROOT, 0, 1]);
@@ -300,18 +321,18 @@ mod tests {
         assert!(nodes.iter().any(|n| (n.token, n.parent) == (1, ROOT) && n.chance < 0.2));
         // Both reasons are better than one, and a node has one parent and no twin.
         table.matrix.learn(3, &[(4, 5.0), (7, 4.5)]);
-        let both = table.likeliest(text, 3, 80);
+        let both = likeliest(&table, text, 3, 80);
         assert!(both[0].token == 4 && both[0].chance > nodes[0].chance);
         assert_eq!(both.iter().filter(|n| (n.token, n.parent) == (4, ROOT)).count(), 1);
         assert!(both.iter().any(|n| (n.token, n.parent) == (7, ROOT)));
         // The odds of what a text says are learned apart from those of the table.
         (0..100).for_each(|_| table.judge(text, [7]));
-        let after = table.likeliest(text, 3, 80);
+        let after = likeliest(&table, text, 3, 80);
         assert_eq!(after[0].token, 7, "{after:?}");
         // Along a path the n-grams end in the path.
         let mut table = Table::new(20, 2);
         (0..100).for_each(|_| table.judge(text, [4, 9]));
-        let nodes = table.likeliest(text, 2, 80);
+        let nodes = likeliest(&table, text, 2, 80);
         assert!(nodes[0].token == 4 && nodes[0].chance > 0.9);
         assert!(nodes.iter().all(|n| n.token != 5 || n.chance < 0.1), "what did not follow 3, 4 again: {nodes:?}");
     }
@@ -322,8 +343,8 @@ mod tests {
         let tokens = [1, 2, 3, 4, 1, 2, 3];
         let index = no_ngrams();
         let text = Text { tokens: &tokens, index: &index };
-        assert!(table.likeliest(text, 9, 80).is_empty());
+        assert!(likeliest(&table, text, 9, 80).is_empty());
         table.matrix.learn(3, &[(5, 1.0)]);
-        assert_eq!(table.likeliest(text, 9, 80).len(), 1);
+        assert_eq!(likeliest(&table, text, 9, 80).len(), 1);
     }
 }

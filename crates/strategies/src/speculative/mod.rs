@@ -14,4 +14,4 @@ pub mod token_recycling;
 pub mod trigrams;
 mod worth;
 
-pub use worth::worth;
+pub use worth::{worth, worthy};

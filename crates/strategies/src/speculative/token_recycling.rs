@@ -7,7 +7,7 @@
 //! a table that knows nothing yet is no loss.
 use super::candidates::{Matrix, Table, Text, tree_of};
 use super::ngrams::Index;
-use super::worth;
+use super::worthy;
 use crate::registry::{Card, System};
 use omnidecode_core::Token;
 use omnidecode_core::tree::{DraftTree, Proposal, ROOT};
@@ -70,9 +70,8 @@ impl System for Params {
             let levels = seq.room().saturating_sub(1);
             let tree = if self.adaptive {
                 let text = Text { tokens: seq.tokens(), index: &index };
-                let nodes = table.borrow().likeliest(text, levels, self.max_nodes);
-                let paying = worth(seq, nodes.iter().map(|n| n.chance));
-                tree_of(&nodes[..paying])
+                let known = table.borrow();
+                tree_of(&worthy(seq, self.max_nodes, known.likeliest(text, levels), |node| node.chance))
             } else {
                 shape.fill(&table.borrow().matrix, token, levels, self.max_nodes)
             };
