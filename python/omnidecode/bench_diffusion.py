@@ -227,14 +227,13 @@ def bench_diffusion(
     if not rows:
         raise RequestError(f"--models: expected {suite.model('diffusion')} in {models}, found none")
     items = questions(suite.task, "held-out", count, held=True)
-    length = suite.task.prompt + suite.task.canvas
     # No row may find what another, asked the same question, left behind.
     opened: dict[str, LLM] = {}
     report = Report(suite.name, count, suite.task.canvas, rounds, [])
     try:
         for kind in sorted(present):
             path = models / suite.model(kind)
-            opened[kind] = LLM(path, threads=threads, kv_tokens=2 * length + 64, prefix_cache=False)
+            opened[kind] = LLM(path, threads=threads, prefix_cache=False)
         report.rows = [Row(suite.model(kind), s.name, s.parameters, s.guarantee) for kind, s in rows]
         with Progress("rows") as progress:
             for kind, strategy in rows:  # touch every weight and buffer once

@@ -22,7 +22,7 @@ pub struct PagePool {
     /// Which pages the cache holds, and how many it holds alone.
     cached: Vec<bool>,
     idle: usize,
-    /// Rows that copy-on-write has moved.
+    /// Rows that were copied: on writing to a shared page, and of a page that begins alike.
     pub copied_rows: u64,
     /// Pages found in the prefix cache, whole or their first rows.
     pub prefix_hits: u64,
@@ -108,6 +108,12 @@ impl PagePool {
             self.free.push(page);
         }
         self.idle += usize::from(self.cached[page as usize] && self.refs[page as usize] == 1);
+    }
+    /// The first rows of a page go to another.
+    fn copy(&mut self, from: PageId, to: PageId, rows: usize, moves: &mut Moves) {
+        let (from, to) = (from * PAGE as Slot, to * PAGE as Slot);
+        moves.extend((0..rows as Slot).map(|i| (from + i, to + i)));
+        self.copied_rows += rows as u64;
     }
     fn shared(&self, page: PageId) -> bool {
         self.refs[page as usize] > 1
@@ -196,10 +202,7 @@ impl PageTable {
     fn unshare(&mut self, pool: &mut PagePool, index: usize, moves: &mut Moves) {
         let Some(new) = pool.alloc() else { return };
         let old = std::mem::replace(&mut self.pages[index], new);
-        let live = (self.len - index * PAGE).min(PAGE) as Slot;
-        let (from, to) = (old * PAGE as Slot, new * PAGE as Slot);
-        moves.extend((0..live).map(|i| (from + i, to + i)));
-        pool.copied_rows += u64::from(live);
+        pool.copy(old, new, (self.len - index * PAGE).min(PAGE), moves);
         pool.release(old);
     }
     /// Forget the rows from `len` on, and pages that were made writable but not used.
@@ -282,16 +285,18 @@ impl PageTable {
     /// can be had.
     fn copy_start(&mut self, pool: &mut PagePool, parent: u64, rest: &[Token], block: usize, moves: &mut Moves) {
         let Some(most) = rest.len().checked_sub(1) else { return };
-        let Some((page, rows)) = pool.cache.closest(parent, &rest[..most]) else { return };
+        let Some((key, page, rows)) = pool.cache.closest(parent, &rest[..most]) else { return };
         let rows = rows / block * block;
+        if rows == 0 {
+            return;
+        }
         // The page that is copied may not be given up to make room for the copy.
         pool.retain(page);
-        let own = if rows > 0 { pool.alloc() } else { None };
+        let own = pool.alloc();
         pool.release(page);
         let Some(own) = own else { return };
-        let (from, to) = (page * PAGE as Slot, own * PAGE as Slot);
-        moves.extend((0..rows as Slot).map(|i| (from + i, to + i)));
-        pool.copied_rows += rows as u64;
+        pool.copy(page, own, rows, moves);
+        pool.cache.touch(key);
         pool.prefix_hits += 1;
         self.pages.push(own);
         self.len += rows;

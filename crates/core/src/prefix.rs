@@ -35,11 +35,15 @@ impl PrefixCache {
         let entry = self.entries.get(&key)?;
         (entry.parent == parent && entry.tokens == tokens).then_some(entry.page)
     }
-    /// Of the pages that follow a chain, the one whose tokens begin most like `tokens`, and how many of them it has.
-    pub fn closest(&self, parent: u64, tokens: &[Token]) -> Option<(PageId, usize)> {
+    /// Of the pages that follow a chain, the one whose tokens begin most like `tokens`: its key, the page, and how many
+    /// of them it has.
+    pub fn closest(&self, parent: u64, tokens: &[Token]) -> Option<(u64, PageId, usize)> {
         let alike = |entry: &Entry| entry.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let pages = self.next.get(&parent)?.iter().map(|key| &self.entries[key]);
-        pages.map(|entry| (entry.page, alike(entry))).max_by_key(|(_, n)| *n).filter(|(_, n)| *n > 0)
+        let pages = self.next.get(&parent)?.iter().map(|key| (*key, &self.entries[key]));
+        pages
+            .map(|(key, entry)| (key, entry.page, alike(entry)))
+            .max_by_key(|found| found.2)
+            .filter(|found| found.2 > 0)
     }
     /// Mark as used just now.
     pub fn touch(&mut self, key: u64) {

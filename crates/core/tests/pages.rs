@@ -219,3 +219,28 @@ fn what_part_of_a_page_has_in_common_is_copied() {
     let mut none = PageTable::default();
     assert_eq!(none.adopt(&mut pool, &other, 0, 1, &mut moves), 32);
 }
+
+#[test]
+fn a_page_that_is_copied_is_used() {
+    let (mut pool, mut moves) = (PagePool::new(4), Moves::new());
+    let texts: [Vec<Token>; 2] = [(0..33).collect(), (100..133).collect()];
+    let run = |pool: &mut PagePool, moves: &mut Moves, tokens: &[Token]| {
+        let mut table = PageTable::default();
+        let gained = table.adopt(pool, tokens, 0, 1, moves);
+        assert!(table.grow(pool, tokens.len(), moves));
+        table.advance(tokens.len());
+        table.publish(pool, tokens, 0);
+        table.truncate(pool, 0);
+        gained
+    };
+    assert_eq!(texts.each_ref().map(|text| run(&mut pool, &mut moves, text)), [0, 0]);
+    // The older text's page is copied from; then room for one page is wanted: the other text's is given up.
+    assert_eq!(run(&mut pool, &mut moves, &texts[0][..20]), 19);
+    let mut room = PageTable::default();
+    assert!(room.grow(&mut pool, 3 * PAGE, &mut moves));
+    let mut again = PageTable::default();
+    assert_eq!(again.adopt(&mut pool, &texts[0], 0, 1, &mut moves), 32);
+    again.truncate(&mut pool, 0);
+    room.truncate(&mut pool, 0);
+    assert_eq!(run(&mut pool, &mut moves, &texts[1]), 0);
+}

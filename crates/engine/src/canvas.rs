@@ -216,8 +216,9 @@ impl<'s> Canvas<'s> {
         (1..copies).for_each(|k| (0..once).for_each(|i| read_at.push(read_at[i] + (k * run.len()) as u32)));
         // Without gaps places go without saying.
         let gaps = to - from >= run.len() || matches!(mask, Mask::Tree(_));
-        let mut offsets = Vec::with_capacity(if gaps { copies * run.len() } else { 0 });
-        (0..if gaps { copies } else { 0 }).for_each(|_| offsets.extend(run.iter().map(|p| (p - from) as u32)));
+        let told = if gaps { copies } else { 0 };
+        let mut offsets = Vec::with_capacity(told * run.len());
+        (0..told).for_each(|_| offsets.extend(run.iter().map(|p| (p - from) as u32)));
         let plan = Plan {
             rows: entries,
             mask: if drafts.is_empty() { mask } else { Mask::Copies(copies) },

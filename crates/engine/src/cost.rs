@@ -83,29 +83,29 @@ impl CostModel {
             Some(one * seen(near, size)? / seen(near, 0)?)
         })
     }
-    /// Rows and nanoseconds, ascending in rows, from one row on; nothing where one row was never seen.
-    fn points(&self, places: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
-        let context = Self::context(places);
-        let sizes = if self.expected(0, context).is_some() { &SIZES[..] } else { &[] };
-        sizes.iter().enumerate().filter_map(move |(size, &rows)| Some((rows, self.expected(size, context)?)))
-    }
-    /// What forwards cost at a context, to be asked for many numbers of rows.
+    /// What forwards cost at a context, to be asked for many numbers of rows: nothing known where one row was never seen.
     pub fn curve(&self, places: usize) -> Curve {
         if let Some(points) = &self.fixed {
             return Curve::Fixed(points.clone());
         }
         let (mut points, mut count) = ([(0, 0.0); SIZES.len()], 0);
-        for point in self.points(places) {
-            points[count] = point;
-            count += 1;
+        let context = Self::context(places);
+        for (size, &rows) in SIZES.iter().enumerate() {
+            match self.expected(size, context) {
+                Some(time) => (points[count], count) = ((rows, time), count + 1),
+                None if size == 0 => break,
+                None => {}
+            }
         }
-        Curve::Seen(points, count)
+        // One row alone says nothing of more.
+        Curve::Seen(points, if count < 2 { 0 } else { count })
     }
     /// Nanoseconds of a forward of one row, if it and another size were measured.
     pub fn one(&self, places: usize) -> Option<f64> {
-        let mut points = self.points(places).take(if self.fixed.is_some() { 0 } else { 2 });
-        let one = points.next()?.1;
-        points.next().map(|_| one)
+        match self.curve(places) {
+            Curve::Seen(points, 2..) => Some(points[0].1),
+            _ => None,
+        }
     }
 }
 
@@ -124,27 +124,23 @@ impl Curve {
         if rows == 0 {
             return 0.0;
         }
-        let known = match self {
-            Curve::Fixed(points) => Self::between(points, 1, rows),
-            Curve::Seen(points, count) => Self::between(&points[..*count], 2, rows),
+        let points = match self {
+            Curve::Fixed(points) => points,
+            Curve::Seen(points, count) => &points[..*count],
         };
-        known.unwrap_or(1.0 + 0.1 * (rows - 1) as f64)
-    }
-    /// Time of a forward of `rows` rows relative to the first point; `None` beyond fewer than `least` points.
-    fn between(points: &[(usize, f64)], least: usize, rows: usize) -> Option<f64> {
-        let (mut below, mut one, mut count) = ((0, 0.0f64), None, 0);
+        let Some(&(_, one)) = points.first() else { return 1.0 + 0.1 * (rows - 1) as f64 };
+        let mut below = (0, 0.0f64);
         for &(n, t) in points {
             let t = t.max(below.1);
-            let one = *one.get_or_insert(t);
             if n >= rows {
                 let share = (rows - below.0) as f64 / (n - below.0) as f64;
                 let from = if below.0 == 0 { t } else { below.1 };
-                return Some((from + share * (t - from)) / one);
+                return (from + share * (t - from)) / one;
             }
-            (below, count) = ((n, t), count + 1);
+            below = (n, t);
         }
         // Beyond what was seen: as the average row so far, which no larger forward exceeds on memory-bound machines.
-        (count >= least).then_some(below.1 / one? * rows as f64 / below.0.max(1) as f64)
+        below.1 / one * rows as f64 / below.0.max(1) as f64
     }
 }
 

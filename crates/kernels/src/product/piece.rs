@@ -113,16 +113,10 @@ impl<'p, 'a> Piece<'p, 'a> {
                         [y] if width == COLUMNS => out.cast::<[f32; COLUMNS]>().write(*y),
                         _ => std::slice::from_raw_parts_mut(out, width).copy_from_slice(&y[..width]),
                     },
-                    Mode::Add(scale) => match y.as_chunks::<COLUMNS>().0 {
-                        [y] if width == COLUMNS => {
-                            let out = &mut *out.cast::<[f32; COLUMNS]>();
-                            out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y);
-                        }
-                        _ => {
-                            let out = std::slice::from_raw_parts_mut(out, width);
-                            out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y);
-                        }
-                    },
+                    Mode::Add(scale) => {
+                        let out = std::slice::from_raw_parts_mut(out, width);
+                        out.iter_mut().zip(y).for_each(|(out, y)| *out += scale * y);
+                    }
                 }
             }
         }

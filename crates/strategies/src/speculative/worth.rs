@@ -4,24 +4,17 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// The number of drafted rows to run, out of candidates whose probabilities of being accepted are `chances`, best
-/// first. It maximises (others + 1 + sum of chances) / cost(1 + rows), where the other requests of the batch count a
-/// token for each of their rows: a draft that slows them down must earn that. 0 when no draft pays.
+/// The number of drafted rows that pay, out of candidates whose probabilities of being accepted are `chances`, best first:
+/// see [`worthy`]. 0 when no draft pays.
 pub fn worth(seq: &Sequence, chances: impl IntoIterator<Item = f64>) -> usize {
-    most(seq.others(), seq.costs(), chances)
+    let chances: Vec<f64> = chances.into_iter().collect();
+    worthy(seq, chances.len(), chances.into_iter(), |chance| *chance).len()
 }
 
-fn most(others: usize, cost: impl Fn(usize) -> f64, chances: impl IntoIterator<Item = f64>) -> usize {
-    let mut tokens = 1.0;
-    let drafts = chances.into_iter().enumerate().map(|(i, chance)| {
-        tokens += chance;
-        (tokens, cost(i + 2))
-    });
-    best(others, std::iter::once((1.0, cost(1))).chain(drafts))
-}
-
-/// The candidates of a draft that pay, as [`worth`] counts them, best first and at most `most`. No more are asked for than
-/// could pay whatever follows them: what comes later is no likelier.
+/// The candidates of a draft that pay, at most `most`, out of candidates whose chances of being accepted do not rise. They
+/// maximise (others + 1 + sum of chances) / cost(1 + rows), where the other requests of the batch count a token for each
+/// of their rows: a draft that slows them down must earn that. None when no draft pays. No more are asked for than could
+/// pay whatever follows them.
 pub fn worthy<T>(
     seq: &Sequence,
     most: usize,
@@ -117,18 +110,32 @@ type Shared = BTreeMap<(&'static str, usize, bool), Rc<RefCell<Depths>>>;
 mod tests {
     use super::*;
 
+    /// How many pay, by trying every size.
+    fn most(others: usize, cost: impl Fn(usize) -> f64, chances: impl IntoIterator<Item = f64>) -> usize {
+        let mut tokens = 1.0;
+        let drafts = chances.into_iter().enumerate().map(|(i, chance)| {
+            tokens += chance;
+            (tokens, cost(i + 2))
+        });
+        best(others, std::iter::once((1.0, cost(1))).chain(drafts))
+    }
+
     #[test]
     fn drafts_shrink_to_what_pays() {
+        fn pay(others: usize, cost: impl Fn(usize) -> f64, chances: impl AsRef<[f64]>) -> usize {
+            let chances = chances.as_ref();
+            paying(others, cost, chances.len(), chances.iter(), |chance| **chance).len()
+        }
         let free = |_: usize| 1.0;
         let dear = |rows: usize| rows as f64;
         let steps = |rows: usize| if rows <= 4 { 1.0 } else { 3.0 };
-        assert_eq!(most(0, free, [0.5, 0.25, 0.1]), 3);
-        assert_eq!(most(0, dear, [0.9, 0.8, 0.7]), 0, "rows at full price never pay");
-        assert_eq!(most(0, steps, [0.5; 7]), 3, "as many as are free");
-        assert_eq!(most(0, free, [0.0, 0.0]), 0, "no chance, no draft");
-        assert_eq!(most(0, free, []), 0);
+        assert_eq!(pay(0, free, [0.5, 0.25, 0.1]), 3);
+        assert_eq!(pay(0, dear, [0.9, 0.8, 0.7]), 0, "rows at full price never pay");
+        assert_eq!(pay(0, steps, [0.5; 7]), 3, "as many as are free");
+        assert_eq!(pay(0, free, [0.0, 0.0]), 0, "no chance, no draft");
+        assert_eq!(pay(0, free, []), 0);
         let beside = |rows: usize| (20 + rows) as f64 / 21.0;
-        assert_eq!(most(20, beside, [0.9, 0.8]), 0, "a row that slows twenty others is not free");
+        assert_eq!(pay(20, beside, [0.9, 0.8]), 0, "a row that slows twenty others is not free");
     }
 
     #[test]
